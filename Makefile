@@ -1,0 +1,92 @@
+# Everything is made in a virtual environment, $(VENV), which the first target that needs it makes.
+#
+#   make demo     the main job, embedded: needs no network beyond loopback
+#   make test     all tests but the slow ones; those in network namespaces need root
+#   make slow     the slow tests
+#   make check    ruff, mypy --strict, import contracts
+#   make conformance  the tests of requirements; writes docs/conformance.md
+#   make mutants  one fault at a time in a copy of the package: the test of its requirement must fail
+#   make sanitize the native tests under ASan and UBSan
+#   make fuzz     the C side on inputs that a fuzzer makes, FUZZ_SECONDS (20) for each target; needs clang
+#   make bench-quick  tunstack beside other gateways, 3 minutes; needs root
+#   make bench    all of it, 40 minutes; writes docs/benchmarks/
+#   make docs     the documentation as a site, in site/
+#   make clean    remove what the others made, the virtual environment included
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# What an installation depends on; a stamp for each set of extras lies in the environment.
+INPUTS := pyproject.toml setup.py tunstack/native/build_native.py $(wildcard tunstack/native/csrc/*)
+
+# Typed code beside the package; tests are checked by ruff only.
+TYPED := tunstack $(if $(wildcard bench/*.py),bench)
+
+.PHONY: demo test slow check conformance mutants sanitize fuzz bench bench-quick docs clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+define MAKE_VENV
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is missing or older than Python 3.11; set PYTHON=" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+$(VENV)/.with-nothing: $(INPUTS)
+	$(MAKE_VENV)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.with-%: $(INPUTS)
+	$(MAKE_VENV)
+	$(INSTALL) --editable '.[$*]'
+	@touch $@ $(VENV)/.with-nothing
+
+demo: $(VENV)/.with-nothing
+	$(BIN)/python -m tunstack.demo
+
+test: $(VENV)/.with-test
+	@test "$$(id -u)" = 0 || echo "make test: not root, so tests in network namespaces are skipped; run them with: sudo make test"
+	$(BIN)/python -bb -m pytest -m "not slow" $(PYTEST_ARGS)
+
+slow: $(VENV)/.with-test
+	@test "$$(id -u)" = 0 || echo "make slow: not root, so tests in network namespaces are skipped; run them with: sudo make slow"
+	$(BIN)/python -bb -m pytest -m slow --timeout 1800 $(PYTEST_ARGS)
+
+check: $(VENV)/.with-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(TYPED)
+	$(BIN)/lint-imports --no-logo
+
+conformance: $(VENV)/.with-test
+	$(BIN)/python -bb -m tests.conformance.matrix
+
+mutants: $(VENV)/.with-test
+	$(BIN)/python -m tests.mutants.run
+
+sanitize: $(VENV)/.with-test
+	PYTHON=$(BIN)/python tests/native/run_sanitized.sh
+
+fuzz:
+	tests/fuzz/fuzz.sh run
+
+bench-quick: $(VENV)/.with-bench
+	$(BIN)/python -m bench all --quick --out build/bench-quick $(BENCH_ARGS)
+
+bench: $(VENV)/.with-bench
+	$(BIN)/python -m bench all --out docs/benchmarks $(BENCH_ARGS)
+
+docs: $(VENV)/.with-docs
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f tunstack/native/_native.c tunstack/native/*.so tunstack/native/*.o
+	find . -name __pycache__ -prune -exec rm -rf {} +

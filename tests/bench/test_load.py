@@ -1,0 +1,154 @@
+"""The load generator against itself over loopback."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from bench.load import PORT, Load, built, result, wait_ready
+from bench.requests import check_opens, tcp_counter
+from bench.sandbox import BenchError
+
+LOCAL = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def load() -> Iterator[Load]:
+    with built() as program:
+        yield program
+
+
+@pytest.fixture(params=[LOCAL, "::1"])
+def server(load: Load, request: pytest.FixtureRequest) -> Iterator[str]:
+    with load.serving(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("connections", [1, 32])
+def test_requests(load: Load, server: str, connections: int) -> None:
+    found = load.run(None, "requests", server, PORT, connections, 0.2, seconds=0.3)
+    assert found["count"] > 100
+    assert found["seconds"] == 0.2
+    assert 0 < found["p50"] <= found["p99"] <= found["p999"] <= found["most"]
+    # In a closed loop all connections together are busy all the time: the mean cannot exceed this.
+    assert found["p50"] <= 2 * connections * found["seconds"] / found["count"] + 1e-6
+
+
+def test_connects_are_those_that_the_kernel_counts(load: Load, server: str) -> None:
+    def counted() -> tuple[int, int]:
+        with open("/proc/self/net/snmp") as file:
+            text = file.read()
+        return tcp_counter(text, "ActiveOpens"), tcp_counter(text, "PassiveOpens")
+
+    opened, accepted = counted()
+    found = load.run(None, "connects", server, PORT, 4, 0.2, seconds=0.2)
+    now_opened, now_accepted = counted()
+    assert found["count"] > 50
+    assert found["failed"] == 0
+    assert found["count"] <= found["total"] <= found["count"] + 8
+    check_opens(found, now_opened - opened, now_accepted - accepted)
+
+
+def test_connections_are_held(load: Load) -> None:
+    with load.serving(LOCAL), load.running(None, "hold", LOCAL, PORT, 50) as crowd:
+        wait_ready(crowd)
+        with open("/proc/net/tcp") as file:
+            lines = [line.split() for line in file]
+        to_server = [line for line in lines if line[2].endswith(f":{PORT:04X}") and line[3] == "01"]
+        assert len(to_server) >= 50
+        assert crowd.stdin is not None
+        crowd.stdin.close()
+        assert crowd.wait(10) == 0
+
+
+def test_the_first_datagram_waits_for_whoever_answers(load: Load) -> None:
+    with load.running(None, "first", LOCAL, PORT, 10) as client, load.serving(LOCAL):
+        assert result(client, 15)["at"] > 0
+
+
+@pytest.mark.parametrize("sender_calls", [True, False])
+def test_datagrams_arrive(load: Load, sender_calls: bool) -> None:
+    at, to = ("udp-receive", "udp-send") if sender_calls else ("udp-send", "udp-receive")
+    words = {"udp-send": (64, 2000, 0.2), "udp-receive": ()}
+    with load.running(None, at, "at", LOCAL, 7008, *words[at]) as called:
+        wait_ready(called)
+        with load.running(None, to, "to", LOCAL, 7008, *words[to]) as caller:
+            found = {to: result(caller, 10), at: result(called, 10)}
+    sent, received = found["udp-send"], found["udp-receive"]
+    assert 300 <= sent["sent"] <= 400
+    assert sent["sent"] / sent["seconds"] == pytest.approx(2000, rel=0.25)
+    assert received["received"] == sent["sent"]
+    assert received["again"] == 0
+
+
+def test_losses_and_copies_are_told_apart(load: Load) -> None:
+    """A relay that loses every tenth datagram and sends every seventh twice."""
+    with contextlib.ExitStack() as stack:
+        relay = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        relay.bind((LOCAL, 0))
+        relay.settimeout(5)
+        receiver = stack.enter_context(load.running(None, "udp-receive", "at", LOCAL, 7009))
+        wait_ready(receiver)
+        sender = stack.enter_context(
+            load.running(None, "udp-send", "to", LOCAL, relay.getsockname()[1], 100, 1000, 0.2)
+        )
+        caller = None
+        seen: collections.Counter[str] = collections.Counter()
+        while True:
+            data, source = relay.recvfrom(65536)
+            if source[1] == 7009:
+                relay.sendto(data, caller)  # the answer to the call
+                continue
+            caller = source
+            kind, sequence = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
+            copies = 1 if kind != 2 else 0 if sequence % 10 == 9 else 2 if sequence % 7 == 3 else 1
+            seen[f"{copies} of {kind}"] += 1
+            for _ in range(copies):
+                relay.sendto(data, (LOCAL, 7009))
+            if kind == 3:
+                break
+        sent, received = result(sender, 10), result(receiver, 10)
+    assert sent["sent"] == seen["0 of 2"] + seen["1 of 2"] + seen["2 of 2"]
+    assert received["received"] == seen["1 of 2"] + seen["2 of 2"]
+    assert received["again"] == seen["2 of 2"] > 0
+
+
+def test_failures_are_sentences(load: Load) -> None:
+    with pytest.raises(BenchError, match="connect: Connection refused"):
+        load.run(None, "requests", LOCAL, PORT, 1, 0.1, seconds=1)
+    with pytest.raises(BenchError, match="not an address"):
+        load.run(None, "requests", "nowhere", PORT, 1, 0.1, seconds=1)
+
+
+SNMP = """Ip: Forwarding DefaultTTL
+Ip: 1 64
+Tcp: RtoAlgorithm ActiveOpens PassiveOpens
+Tcp: 1 1234 567
+Udp: InDatagrams
+Udp: 5
+"""
+
+
+def test_a_counter_of_the_kernel() -> None:
+    assert tcp_counter(SNMP, "ActiveOpens") == 1234
+    assert tcp_counter(SNMP, "PassiveOpens") == 567
+
+
+@pytest.mark.parametrize(
+    ("opened", "accepted", "failed", "said"),
+    [
+        (99, 100, 0, "the guest's kernel opened 99"),
+        (100, 89, 0, "the server's kernel accepted 89"),
+        (100, 100, 5, "5 of 100 connections failed"),
+    ],
+)
+def test_connections_that_were_not_opened_are_noticed(
+    opened: int, accepted: int, failed: int, said: str
+) -> None:
+    with pytest.raises(BenchError, match=said):
+        check_opens({"total": 100, "count": 90, "failed": failed}, opened, accepted)
+    check_opens({"total": 100, "count": 90, "failed": 1}, 100, 90)

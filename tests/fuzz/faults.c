@@ -1,0 +1,68 @@
+/* Calls that fail when the fuzzer says so; see faults.h. */
+#define TUNSTACK_NO_FAULTS
+#include "faults.h"
+
+#include <errno.h>
+
+struct faults faults;
+
+static int allocation_fails(void)
+{
+    return faults.allocation && !--faults.allocation;
+}
+
+/* Whether a call fails with the errno at `fault`, which is used up. */
+static int call_fails(int *fault)
+{
+    if (!*fault)
+        return 0;
+    errno = *fault;
+    *fault = 0;
+    return 1;
+}
+
+void *faulty_malloc(size_t size)
+{
+    return allocation_fails() ? NULL : malloc(size);
+}
+
+void *faulty_calloc(size_t count, size_t size)
+{
+    return allocation_fails() ? NULL : calloc(count, size);
+}
+
+void *faulty_realloc(void *data, size_t size)
+{
+    return allocation_fails() ? NULL : realloc(data, size);
+}
+
+ssize_t faulty_read(int fd, void *data, size_t size)
+{
+    if (!faults.read)
+        return read(fd, data, size);
+    errno = faults.read;
+    return -1;
+}
+
+ssize_t faulty_writev(int fd, const struct iovec *views, int count)
+{
+    return call_fails(&faults.write) ? -1 : writev(fd, views, count);
+}
+
+ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return call_fails(&faults.send) ? -1 : sendmsg(fd, message, flags);
+}
+
+ssize_t faulty_recvmsg(int fd, struct msghdr *message, int flags)
+{
+    return call_fails(&faults.receive) ? -1 : recvmsg(fd, message, flags);
+}
+
+int faulty_clock_gettime(clockid_t clock, struct timespec *time)
+{
+    (void)clock;
+    time->tv_sec = (time_t)faults.now;
+    time->tv_nsec = (long)((faults.now - (double)time->tv_sec) * 1e9);
+    return 0;
+}

@@ -1,0 +1,1 @@
+"""Tests of IP, ICMP and UDP."""

@@ -1,0 +1,195 @@
+"""The words that order shaping: their meaning, their round trip, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunstack.link.shaping.chances import Bursts
+from tunstack.link.shaping.spec import MAX_DELAY, MAX_LIMIT, MAX_RATE, MAX_SEED, ShapeError, ShapeSpec
+
+
+def positive(most: float, least: float = 0.0) -> st.SearchStrategy[float]:
+    return st.floats(least, most, allow_nan=False, exclude_min=least == 0.0, allow_subnormal=False)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ShapeSpec:
+    probability = st.just(0.0) | positive(1.0)
+    delay = draw(st.just(0.0) | positive(MAX_DELAY))
+    jitter = draw(st.just(0.0) | positive(MAX_DELAY))
+    bursts = draw(st.none() | st.builds(Bursts, *4 * [st.just(0.0) | positive(1.0)]))
+    rate = draw(st.just(0.0) | positive(MAX_RATE, 1.0))
+    limit = draw(st.none() | st.tuples(st.sampled_from(["packets", "bytes"]), st.integers(1, MAX_LIMIT)))
+    limits = {f"limit_{limit[0]}": limit[1]} if rate and limit is not None else {}
+    return ShapeSpec(
+        delay=delay,
+        jitter=jitter,
+        distribution=draw(st.sampled_from(["uniform", "normal"])) if jitter else "uniform",
+        loss=draw(probability) if bursts is None else 0.0,
+        bursts=bursts,
+        duplicate=draw(probability),
+        corrupt=draw(probability),
+        reorder=draw(probability) if delay else 0.0,
+        rate=rate,
+        seed=draw(st.none() | st.integers(0, MAX_SEED)),
+        **limits,
+    )
+
+
+@given(specs())
+def test_what_is_printed_reads_back_as_the_same(spec: ShapeSpec) -> None:
+    assert ShapeSpec.parse(str(spec)) == spec
+
+
+@given(specs(), st.randoms(use_true_random=False))
+def test_order_case_and_space_do_not_matter(spec: ShapeSpec, random: object) -> None:
+    orders = re.split(r" (?=delay|loss|duplicate|corrupt|reorder|rate|limit|seed)", str(spec))
+    random.shuffle(orders)  # type: ignore[attr-defined]
+    text = " \t".join(order.upper().replace(" ", "  ") for order in orders)
+    assert ShapeSpec.parse(f"\n{text} ") == spec
+
+
+TOKENS = """delay loss reorder duplicate corrupt gemodel normal uniform distribution rate limit seed dealy
+    -1ms NaN% 1e3ms ٣ms . % s 0 1 100 1ms
+    100ms .5s 5.us 1% 0% 200% 1mbit 9tbit 10kibit 1bps 64kb 5b 1.5 1.5kb"""
+
+
+@given(st.lists(st.sampled_from(TOKENS.split()) | st.text(max_size=5), max_size=8).map(" ".join))
+def test_any_text_is_a_specification_or_one_sentence(text: str) -> None:
+    try:
+        spec = ShapeSpec.parse(text)
+    except ShapeError as error:
+        message = str(error)
+        assert message and "\n" not in message and not message.endswith(".")
+    else:
+        assert ShapeSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("delay 100ms", ShapeSpec(delay=0.1)),
+        ("delay 1.5s", ShapeSpec(delay=1.5)),
+        ("delay 250us", ShapeSpec(delay=0.00025)),
+        ("delay 20msecs", ShapeSpec(delay=0.02)),
+        ("delay 0s", ShapeSpec()),
+        ("loss 1%", ShapeSpec(loss=0.01)),
+        ("loss 0.01%", ShapeSpec(loss=0.0001)),
+        ("loss 100%", ShapeSpec(loss=1.0)),
+        ("delay 5ms reorder 2% duplicate .5%", ShapeSpec(delay=0.005, reorder=0.02, duplicate=0.005)),
+        ("delay 100ms 10ms", ShapeSpec(delay=0.1, jitter=0.01)),
+        ("delay 100ms 10ms uniform", ShapeSpec(delay=0.1, jitter=0.01)),
+        ("delay 100ms 10ms normal", ShapeSpec(delay=0.1, jitter=0.01, distribution="normal")),
+        ("delay 1ms 2ms distribution normal", ShapeSpec(delay=0.001, jitter=0.002, distribution="normal")),
+        ("corrupt 0.1%", ShapeSpec(corrupt=0.001)),
+        ("loss gemodel 1% 10%", ShapeSpec(bursts=Bursts(0.01, 0.1, 1.0, 0.0))),
+        ("loss gemodel 1% 10% 70% 0.1% seed 1", ShapeSpec(bursts=Bursts(0.01, 0.1, 0.7, 0.001), seed=1)),
+        ("rate 10mbit", ShapeSpec(rate=10e6)),
+        ("rate 1gbit", ShapeSpec(rate=1e9)),
+        ("rate 56kbit", ShapeSpec(rate=56e3)),
+        ("rate 1kibit", ShapeSpec(rate=1024)),
+        ("rate 1mbps", ShapeSpec(rate=8e6)),
+        ("rate 1mbit limit 50", ShapeSpec(rate=1e6, limit_packets=50)),
+        ("limit 64kb rate 1mbit", ShapeSpec(rate=1e6, limit_bytes=65536)),
+        ("loss 1% seed 7", ShapeSpec(loss=0.01, seed=7)),
+    ],
+)
+def test_units(text: str, spec: ShapeSpec) -> None:
+    assert ShapeSpec.parse(text) == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (ShapeSpec(delay=0.1, loss=0.01, rate=10e6), "delay 100ms loss 1% rate 10mbit"),
+        (ShapeSpec(delay=0.0005), "delay 500us"),
+        (ShapeSpec(delay=0.1, jitter=0.01), "delay 100ms 10ms"),
+        (ShapeSpec(delay=0.1, jitter=0.01, distribution="normal"), "delay 100ms 10ms normal"),
+        (ShapeSpec(bursts=Bursts(0.01, 0.1)), "loss gemodel 1% 10% 100% 0%"),
+        (ShapeSpec(corrupt=0.001), "corrupt 0.1%"),
+        (ShapeSpec(rate=1e10, limit_bytes=1000), "rate 10gbit limit 1000b"),
+        (ShapeSpec(rate=1500.0, limit_packets=3, seed=1), "rate 1.5kbit limit 3 seed 1"),
+        (ShapeSpec(), "delay 0s"),
+    ],
+)
+def test_what_is_printed(spec: ShapeSpec, text: str) -> None:
+    assert str(spec) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "nothing is ordered"),
+        ("dealy 5ms", "unknown word 'dealy'; the words are delay, loss,"),
+        ("delay", "delay needs a value, such as 'delay 100ms'"),
+        ("delay loss 1%", "delay needs a value"),
+        ("delay 5ms 1ms 1ms", "unknown word '1ms'"),
+        ("delay 5ms 1", "the jitter of a delay: '1' has no unit"),
+        ("delay 5ms 3601s", "the jitter of a delay is at most 3600s"),
+        ("delay 5ms normal", "a normal delay needs a jitter"),
+        ("delay 5ms 1ms distribution pareto", "the distribution of a delay is uniform or normal"),
+        ("delay 5ms 1ms distribution", "the distribution of a delay is uniform or normal"),
+        ("loss gemodel", "loss gemodel needs two probabilities at least"),
+        ("loss gemodel 1% delay 5ms", "loss gemodel needs two probabilities at least"),
+        ("loss gemodel 1% 5", "loss gemodel: '5' has no unit"),
+        ("loss gemodel 1% 101%", "loss gemodel: a probability is between 0% and 100%"),
+        ("loss gemodel 1% 1% 1% 1% 1%", "unknown word '1%'"),
+        ("loss 1% 5%", "unknown word '5%'"),
+        ("delay 5ms delay 6ms", "delay is given twice"),
+        ("delay 5", "delay: '5' has no unit; the units are s, ms"),
+        ("delay 5min", "delay: unknown unit 'min'"),
+        ("delay -5ms", "delay: '-5ms' is not a number with a unit, such as 100ms"),
+        ("delay ٣ms", "delay: '٣ms' is not a number with a unit"),
+        ("delay 1e3ms", "is not a number with a unit"),
+        ("delay 2h", "unknown unit 'h'"),
+        ("delay 3601s", "delay is at most 3600s"),
+        ("loss 1", "loss: '1' has no unit; the units are only %"),
+        ("loss 101%", "loss is between 0% and 100%"),
+        ("duplicate x", "duplicate: 'x' is not a number with a unit, such as 1%"),
+        ("reorder 2%", "reorder needs a delay"),
+        ("reorder 2% delay 0ms", "reorder needs a delay"),
+        ("rate 10", "rate: '10' has no unit; the units are bit, kbit"),
+        ("rate 0mbit", "rate is between 1bit and 1tbit"),
+        ("rate 2tbit", "rate is between 1bit and 1tbit"),
+        ("limit 5", "limit needs a rate"),
+        ("rate 1mbit limit 0", "limit is between 1 and"),
+        ("rate 1mbit limit 5gbit", "limit: '5gbit' is neither a number of packets nor of bytes"),
+        (f"rate 1mbit limit {'9' * 5000}", "limit: 99999999999999999999… is too large"),
+        ("seed -1 loss 1%", "seed: '-1' is not a whole number"),
+        (f"seed {2**64}", "seed is between 0 and"),
+    ],
+)
+def test_each_mistake_has_its_sentence(text: str, words: str) -> None:
+    with pytest.raises(ShapeError, match=re.escape(words)):
+        ShapeSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"delay": float("nan")},
+        {"loss": float("nan")},
+        {"rate": float("inf")},
+        {"rate": -5.0},
+        {"rate": 0.5},
+        {"rate": 1e6, "limit_packets": 1, "limit_bytes": 1},
+        {"jitter": float("nan")},
+        {"jitter": 1.0, "distribution": "pareto"},
+        {"loss": 0.5, "bursts": Bursts(0.1, 0.1)},
+        {"bursts": Bursts(0.1, float("nan"))},
+    ],
+)
+def test_values_that_no_words_give_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ShapeError):
+        ShapeSpec(**fields)  # type: ignore[arg-type]
+
+
+def test_the_default_queue_is_a_tenth_of_a_second_and_no_less_than_a_few_packets() -> None:
+    assert ShapeSpec(rate=100e6).queue_bytes == 1_250_000
+    assert ShapeSpec(rate=1e6).queue_bytes == 24 * 1024
+    packets = ShapeSpec(rate=1e6, limit_packets=7)
+    assert (packets.queue_packets, packets.queue_bytes) == (7, None)

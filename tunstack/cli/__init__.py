@@ -1,0 +1,132 @@
+"""The command line: one module a command, imported when that command is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import click
+
+import tunstack
+
+COMMANDS = {
+    "attach": "give a network namespace that exists already a network",
+    "packetdrill": "run packetdrill scripts against the stack, in virtual time",
+    "run": "run a command in a network namespace of its own",
+}
+"""The commands, each a module of this package with a click command `command`, and what they do."""
+
+Result = TypeVar("Result")
+
+OWN_FAILURE = 125
+"""Exit status for what tunstack could not do, as with env(1) and docker(1)."""
+
+
+class Failure(click.ClickException):
+    """Ends the program with one sentence on stderr and an exit status."""
+
+    def __init__(self, message: str, status: int = OWN_FAILURE) -> None:
+        super().__init__(message)
+        self.exit_code = status  # type: ignore[misc]
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"tunstack: {self.format_message()}", err=True)
+
+
+def failure_of(error: OSError) -> Failure:
+    """The failure that a system call's error is: what it was about, and why."""
+    reason = error.strerror or str(error)
+    return Failure(f"'{os.fsdecode(error.filename)}': {reason}" if error.filename else reason)
+
+
+def run_trio(function: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
+    """`trio.run`; a fault of tunstack itself is told in full, with the exit status of its own failures."""
+    import trio
+
+    try:
+        return trio.run(function, *arguments)
+    except (Failure, KeyboardInterrupt):
+        raise
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        raise Failure("this is a fault of tunstack; please report the lines above") from None
+
+
+def _as_failure(error: click.UsageError) -> Failure:
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    return Failure(f"{message} (see 'tunstack{_path(error)} --help')")
+
+
+def _path(error: click.UsageError) -> str:
+    name = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else None
+    return f" {name}" if name else ""
+
+
+class GuestCommand(click.Command):
+    """A command whose usage errors are failures of tunstack itself, not of what it would have run."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _as_failure(error) from None
+
+
+class _Main(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"tunstack.cli.{cmd_name}").command
+        return command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            raise _as_failure(error) from None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise _as_failure(error) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table: help for all imports none of them.
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"tunstack {tunstack.__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """A userspace TCP/IP stack: the network of namespaces, virtual machines and containers.
+
+    \b
+    Examples:
+      tunstack run -- curl https://example.org/
+      tunstack run -p 8080:8000 -- python3 -m http.server 8000
+      tunstack attach /run/netns/blue
+    """

@@ -1,0 +1,157 @@
+"""The options that all commands with a guest share, and what they mean together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from tunstack import native
+from tunstack.cli import Failure
+from tunstack.gateway.plan import (
+    DEFAULT_SUBNET,
+    AddressPlan,
+    PlanError,
+    Publish,
+    parse_host_entry,
+    parse_host_loopback,
+    parse_resolver,
+)
+from tunstack.link.shaping.spec import ShapeError, ShapeSpec
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--mtu", type=int, default=1500, show_default=True, metavar="BYTES", help="IP MTU of the link."
+    ),
+    click.option(
+        "--subnet",
+        default=DEFAULT_SUBNET,
+        show_default=True,
+        metavar="NETWORK",
+        help="The guest's IPv4 network: gateway .2, DNS .3, guest .100. IPv6 is fd00::/64: ::2, ::3, ::100.",
+    ),
+    click.option(
+        "-p",
+        "--publish",
+        multiple=True,
+        metavar="[HOST_IP:]HOST_PORT:GUEST_PORT[/udp]",
+        help="A port of the host (127.0.0.1 unless HOST_IP is given, IPv6 in brackets) that leads to the "
+        "guest's address of the same family. Repeatable.",
+    ),
+    click.option(
+        "--host-loopback",
+        metavar="ADDRESS",
+        help="An address of the guest's network, maybe the gateway's: the host's 127.0.0.1, or ::1 for IPv6.",
+    ),
+    click.option("--allow-host", is_flag=True, help="Let the guest connect to the host's own addresses."),
+    click.option(
+        "--dns",
+        multiple=True,
+        metavar="ADDRESS[:PORT]",
+        help="Ask this resolver, not the host's /etc/resolv.conf. Repeatable, in order.",
+    ),
+    click.option(
+        "--add-host", multiple=True, metavar="NAME:IP", help="A name that DNS answers itself. Repeatable."
+    ),
+    click.option(
+        "--pcap",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Write what passes the device to FILE (pcapng).",
+    ),
+    click.option(
+        "--shape-up",
+        metavar="WORDS",
+        help="What the link does to packets from the guest, in the words of netem: "
+        "'delay 50ms loss 1% reorder 2% duplicate 1% rate 10mbit limit 100'.",
+    ),
+    click.option("--shape-down", metavar="WORDS", help="The same for packets to the guest."),
+    click.option("--tun", is_flag=True, help="Use a layer-3 device (TUN) in place of a TAP."),
+    click.option("-v", "--verbose", count=True, help="Tell what happens, on stderr; twice: in detail."),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the shared options say."""
+
+    plan: AddressPlan
+    publish: list[Publish]
+    host_loopback: bytes | None
+    allow_host: bool
+    dns: list[tuple[bytes, int]]
+    hosts: dict[str, bytes]
+    pcap: str | None
+    shape_up: ShapeSpec | None
+    shape_down: ShapeSpec | None
+    layer3: bool
+    verbose: int
+
+    @classmethod
+    def from_options(cls, **options: Any) -> Settings:
+        """Check the options together; raises `Failure`."""
+        try:
+            plan = AddressPlan.from_subnet(options["subnet"], mtu=options["mtu"])
+            loopback = options["host_loopback"]
+            hosts = [parse_host_entry(text) for text in options["add_host"]]
+            if twice := {name for name, _ in hosts if [n for n, _ in hosts].count(name) > 1}:
+                raise PlanError(f"--add-host: '{min(twice)}' is given more than one address")
+            return cls(
+                plan=plan,
+                publish=[Publish.parse(text) for text in options["publish"]],
+                host_loopback=None if loopback is None else parse_host_loopback(loopback, plan),
+                allow_host=options["allow_host"],
+                dns=[parse_resolver(text) for text in options["dns"]],
+                hosts=dict(hosts),
+                pcap=options["pcap"],
+                shape_up=_shape("--shape-up", options["shape_up"]),
+                shape_down=_shape("--shape-down", options["shape_down"]),
+                layer3=options["tun"],
+                verbose=options["verbose"],
+            )
+        except PlanError as error:
+            raise Failure(str(error)) from None
+
+    def gateway_options(self) -> dict[str, Any]:
+        """The keyword arguments of `open_gateway`."""
+        return {
+            "plan": self.plan,
+            "publish": self.publish,
+            "host_loopback": self.host_loopback,
+            "allow_host": self.allow_host,
+            "dns": self.dns,
+            "hosts": self.hosts,
+            "pcap": self.pcap,
+            "shape_up": self.shape_up,
+            "shape_down": self.shape_down,
+        }
+
+    def start_log(self) -> None:
+        """Send the log to stderr if it is wanted; say it if the C helper is missing."""
+        if native.warning is not None:
+            click.echo(f"tunstack: {native.warning}", err=True)
+        if self.verbose:
+            import logging
+
+            level = logging.INFO if self.verbose == 1 else logging.DEBUG
+            logging.basicConfig(level=level, format="tunstack: %(message)s")
+
+
+def _shape(option: str, words: str | None) -> ShapeSpec | None:
+    if words is None:
+        return None
+    try:
+        return ShapeSpec.parse(words)
+    except ShapeError as error:
+        raise Failure(f"{option}: {error}") from None
+
+
+def guest_options(function: Function) -> Function:
+    """Add the shared options to a click command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function

@@ -1,0 +1,455 @@
+"""The trio driver of one gateway: one task that moves everything.
+
+Theory of operation. The engine waits on one poller behind which the device and all host sockets are. When
+something is ready it runs *rounds*: handle one bounded batch of each ready source, deliver the stack's
+events, flush the stack and write the device, once for the round. After a round it polls again without
+waiting, up to `ROUNDS` times, because under load the next round is nearly always due and a turn of the trio
+loop costs as much as several packets; then it yields to trio.
+
+A shaped link has its offloads turned off. What is read goes through the up pipeline and reaches the
+stack when it has left that, coalesced again; what the stack sends goes through the down pipeline and then
+to the transmit queue.
+
+Timers: the earliest deadline of stack, NAT and shaping is the deadline of a cancel scope around the wait.
+Who touches the stack from another task (library streams, services) calls `wake`, which cancels that wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, cast
+
+import trio
+
+from tunstack import native
+from tunstack.errors import DropReason
+from tunstack.gateway.background import beside
+from tunstack.link.devices.base import Device, DeviceClosed
+from tunstack.link.devices.vnet import VnetDevice
+from tunstack.link.transmit import TransmitQueue
+from tunstack.nat.poller import READ, WRITE, Poller, Token
+from tunstack.native import fastpath
+from tunstack.packet import Packet
+from tunstack.stack import Event, Stack
+
+if TYPE_CHECKING:
+    from tunstack.link.shaping.shaper import Shaper
+    from tunstack.nat.fast import FastFlows
+
+ROUNDS = 8
+"""Rounds in a row before other trio tasks get their turn."""
+FAST_ROUNDS = 64
+"""The same for rounds in C."""
+LINGER = 0.0003
+"""Seconds that C waits for what comes next before it goes back to trio, whose turn costs about 60 us."""
+TURN = 0.003
+"""Seconds after which other trio tasks get their turn, however busy C and Python are."""
+_SHAPED_BATCH = 64
+"""Packets that come out of the up pipeline and are coalesced and handled at once."""
+
+
+class EventHandler(Protocol):
+    """What the engine drives besides the stack: the NAT."""
+
+    def handle(self, event: Event, now: float) -> None: ...
+    def next_timeout(self) -> float | None: ...
+    def handle_timeout(self, now: float) -> None: ...
+
+
+class _DevicePort:
+    """The device as a token of the poller."""
+
+    __slots__ = ("_coalesce", "_engine", "_interest", "device", "queue")
+
+    def __init__(self, engine: Engine, device: Device) -> None:
+        self._engine = engine
+        self.device = device
+        self.queue = TransmitQueue(device, engine.stack.limits, engine.stack.drops)
+        offloads = device.offloads
+        self._coalesce = not (offloads.tso4 or offloads.tso6)
+        self._interest = READ
+
+    def fileno(self) -> int:
+        """The device's descriptor; -1 if it has none and calls `on_ready` instead."""
+        fd = self.device.fileno()
+        return -1 if fd is None else fd
+
+    def attach(self, poller: Poller) -> None:
+        if self.fileno() < 0:
+            self.device.on_ready = self._engine.wake
+        else:
+            poller.add(self, self, READ)
+
+    def detach(self, poller: Poller) -> None:
+        if self.fileno() < 0:
+            self.device.on_ready = None
+        else:
+            poller.remove(self)
+
+    def on_ready(self, ready: int, now: float) -> None:
+        """Read one batch; whatever the stack makes of it is delivered before the next is read."""
+        if ready & ~WRITE:
+            self.read(now)
+
+    def read(self, now: float) -> bool:
+        """Read one batch; False if there was nothing."""
+        engine = self._engine
+        stack = engine.stack
+        packets = self.device.read_batch(stack.limits.device_batch)
+        if not packets:
+            return False
+        self.take(packets, now)
+        return True
+
+    def take(self, packets: list[Packet], now: float) -> None:
+        """Hand one batch to the stack."""
+        stack = self._engine.stack
+        if self._coalesce and len(packets) > 1:
+            packets = native.coalesce(packets, stack.l2)
+        receive = stack.receive
+        for packet in packets:
+            receive(packet, now)
+        self._engine.deliver(now)
+
+    def flush(self, now: float) -> None:
+        """Write what the stack has to send."""
+        self.write(self._engine.stack.poll_transmit(now))
+
+    def write(self, packets: list[Packet]) -> None:
+        """Write `packets` and what waits; ask for writability while the device refuses."""
+        queue = self.queue
+        if packets:
+            queue.push(packets)
+        elif not len(queue):
+            return
+        done = queue.flush()
+        interest = READ if done else READ | WRITE
+        if interest != self._interest:
+            self._interest = interest
+            if self.fileno() >= 0:
+                self._engine.poller.modify(self, self, interest)
+
+
+class _ShapedPort(_DevicePort):
+    """The same with `shaper` between the device and the stack."""
+
+    __slots__ = ("_shaper",)
+
+    def __init__(self, engine: Engine, device: Device, shaper: Shaper) -> None:
+        device.set_offloads(False)
+        super().__init__(engine, device)
+        self._shaper = shaper
+
+    def next_timeout(self) -> float | None:
+        """When something comes out of either pipeline."""
+        return self._shaper.next_timeout()
+
+    def clear(self) -> None:
+        """Drop what is on its way."""
+        self._shaper.clear()
+
+    def take(self, packets: list[Packet], now: float) -> None:
+        if self._shaper.up is None:
+            super().take(packets, now)
+        else:
+            self._shaper.push_up(packets, self._engine.stack.l2, now)
+            self.advance(now)
+
+    def advance(self, now: float) -> None:
+        """Hand to the stack what has come out of the up pipeline."""
+        up = self._shaper.up
+        if up is not None and (packets := up.pop(now)):
+            for start in range(0, len(packets), _SHAPED_BATCH):
+                super().take(packets[start : start + _SHAPED_BATCH], now)
+
+    def flush(self, now: float) -> None:
+        down = self._shaper.down
+        if down is None:
+            super().flush(now)
+            return
+        stack = self._engine.stack
+        self._shaper.push_down(stack.poll_transmit(now), stack.l2, now)
+        self.write(down.pop(now))
+
+
+class _Others(trio.abc.Instrument):
+    """Notices that other tasks of trio want their turn."""
+
+    __slots__ = ("_me", "are_due")
+
+    def __init__(self) -> None:
+        self._me = trio.lowlevel.current_task()
+        self.are_due = False
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task is not self._me:
+            self.are_due = True
+
+
+class Engine:
+    """Drives `stack`, `handler` and at most one device at a time.
+
+    Attributes:
+        detached: set when the device has gone; replaced when another is attached.
+        shaper: shapes the link of the devices that are attached from now on, if there is one.
+    """
+
+    def __init__(self, stack: Stack, poller: Poller) -> None:
+        self.stack = stack
+        self.poller = poller
+        self.handler: EventHandler | None = None
+        self.shaper: Shaper | None = None
+        self.detached = trio.Event()
+        self.detached.set()
+        self._port: _DevicePort | None = None
+        self._shaped: _ShapedPort | None = None
+        self._scope: trio.CancelScope | None = None
+        self._woken = False
+        self._fast: FastFlows | None = None
+        self._accelerated_before = 0
+        self.set_carrier: Callable[[FastFlows | None], None] | None = None
+        """Tells the NAT who carries established flows; without it Python carries them all."""
+
+    @property
+    def device(self) -> Device | None:
+        """The attached device."""
+        return None if self._port is None else self._port.device
+
+    def attach(self, device: Device) -> None:
+        """Begin to serve `device`, which the engine closes in the end."""
+        if self._port is not None:
+            raise RuntimeError("a device is attached already")
+        if self.shaper is None:
+            self._port = _DevicePort(self, device)
+        else:
+            self._port = self._shaped = _ShapedPort(self, device, self.shaper)
+        self._port.attach(self.poller)
+        self._set_fast(self._make_fast(device))
+        self.detached = trio.Event()
+        self.wake()
+
+    def detach(self) -> None:
+        """Close the device, if there is one. The stack keeps its state."""
+        port = self._port
+        if port is not None:
+            if self._fast is not None:
+                self._fast.close(self.stack.now)
+                self._set_fast(None)
+            self._port = None
+            port.detach(self.poller)
+            port.device.close()
+            if self._shaped is not None:
+                self._shaped.clear()
+                self._shaped = None
+            self.detached.set()
+
+    def _make_fast(self, device: Device) -> FastFlows | None:
+        """The fast path for `device`, where there can be one: it needs all offloads for TCP."""
+        offloads = device.offloads
+        if (
+            self.set_carrier is None
+            or self.shaper is not None
+            or not fastpath.available
+            or not isinstance(device, VnetDevice)
+            or not (offloads.checksum and offloads.tso4 and offloads.tso6)
+        ):
+            return None
+        from tunstack.nat.fast import FastFlows
+
+        stack = self.stack
+        fast = fastpath.FastPath(
+            random.SystemRandom().getrandbits(64),
+            epoll_fd=self.poller.fileno(),
+            device_fd=device.fileno(),
+            mac=stack.link.mac if stack.l2 else None,
+        )
+        fast.c.udp.uso = offloads.uso
+        fast.c.clock_offset = trio.current_time() - time.monotonic()
+        fast.c.burst_minimum = 1
+        return FastFlows(fast, stack)
+
+    @property
+    def accelerated_segments(self) -> int:
+        """TCP segments that the fast path has handled so far."""
+        return self._accelerated_before + (0 if self._fast is None else self._fast.segments)
+
+    def _set_fast(self, fast: FastFlows | None) -> None:
+        self._accelerated_before = self.accelerated_segments
+        self._fast = fast
+        if self.set_carrier is not None:
+            self.set_carrier(fast)
+
+    def wake(self) -> None:
+        """Somebody touched the stack: run a round soon. Callable from any task of this thread."""
+        self._woken = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def deliver(self, now: float) -> None:
+        """Hand the stack's events to the handler until there are none, then settle the stack."""
+        stack = self.stack
+        handler = self.handler
+        assert handler is not None
+        while events := stack.poll_events():
+            for event in events:
+                handler.handle(event, now)
+        stack.settle()
+
+    def running(self) -> contextlib.AbstractAsyncContextManager[trio.Nursery]:
+        """Serve as long as the block, and so does what it starts in the nursery; see `beside`."""
+        return beside(self.run)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            while True:
+                if self._fast is None:
+                    await self._serve()
+                else:
+                    await self._serve_fast(self._fast)
+        finally:
+            self.detach()
+
+    async def _serve(self) -> None:
+        """Serve by Python alone, as long as there is no fast path."""
+        poller = self.poller
+        ready: list[tuple[Token, int]] = []
+        rounds = 0
+        while self._fast is None:
+            self._woken = False
+            now = trio.current_time()
+            try:
+                for token, bits in ready:
+                    token.on_ready(bits, now)
+                self._work(now)
+            except DeviceClosed:
+                self.detach()
+                self._woken = True  # the round was cut short; what is ready beside the device waits
+            rounds += 1
+            ready = poller.poll()
+            if not ready and not self._woken:
+                rounds = 0
+                ready = await self._wait(self._next_deadline())
+            elif rounds >= ROUNDS:
+                rounds = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _serve_fast(self, fast: FastFlows) -> None:
+        """Serve with C in front, as long as it is `fast`."""
+        others = _Others()
+        trio.lowlevel.add_instrument(others)
+        try:
+            await self._serve_while(fast, others)
+        finally:
+            trio.lowlevel.remove_instrument(others)
+
+    async def _serve_while(self, fast: FastFlows, others: _Others) -> None:
+        c = fast.fast.c
+        turn = trio.current_time()
+        while self._fast is fast:
+            self._woken = False
+            try:
+                busy = self.fast_turn(fast, LINGER)
+            except DeviceClosed:
+                self.detach()
+                return
+            if not busy and not self._woken:
+                others.are_due = False
+                await self._wait_fast(min(self._next_deadline(), fast.next_timeout()))
+                turn = trio.current_time()
+            elif c.now - turn > TURN or others.are_due:
+                others.are_due = False
+                await trio.lowlevel.checkpoint()
+                turn = trio.current_time()
+
+    def fast_turn(self, fast: FastFlows, linger: float) -> bool:
+        """Rounds in C and what they leave for Python; False if nothing is ready any more."""
+        c = fast.fast.c
+        c.hold = self._port is not None and len(self._port.queue) != 0
+        status = fast.run(linger, self._next_deadline(), FAST_ROUNDS)
+        now = c.now
+        if status > 0:
+            self._take_fast(fast, now)
+        fast.after_flush(now)
+        self._work(now)
+        if fast.changes != self.stack.link.changes:
+            fast.check_neighbours(now)
+        fast.offer()
+        return status > 0
+
+    def _take_fast(self, fast: FastFlows, now: float) -> None:
+        """What C has left for Python, and the second half of its round."""
+        port = self._port
+        assert port is not None
+        device = cast(VnetDevice, port.device)
+        ready = fast.decide(now)
+        if frames := fast.fast.frames():
+            port.take(device.take_frames(frames), now)
+        for token, bits in self.poller.tokens(fast.fast.ready()):
+            token.on_ready(bits, now)
+        for flow, bits in ready:
+            flow.on_ready(bits, now)
+        fast.flush()
+        if refused := fast.fast.refused():
+            port.write(device.take_frames([memoryview(frame) for frame in refused]))
+        if fast.fast.c.device_errno:
+            raise DeviceClosed(os.strerror(fast.fast.c.device_errno))
+
+    async def _wait_fast(self, deadline: float) -> None:
+        """Wait until something is ready, `deadline` passes or somebody calls `wake`."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            self._scope = scope
+            try:
+                await trio.lowlevel.wait_readable(self.poller.fileno())
+            finally:
+                self._scope = None
+
+    async def _wait(self, deadline: float) -> list[tuple[Token, int]]:
+        """What is ready, as soon as something is; nothing if the deadline passes or somebody calls `wake`."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            self._scope = scope
+            try:
+                return await self.poller.wait()
+            finally:
+                self._scope = None
+        return []
+
+    def _work(self, now: float) -> None:
+        """Timers, a device without a descriptor, events, output: what every round does."""
+        stack = self.stack
+        handler = self.handler
+        assert handler is not None
+        deadline = stack.next_timeout()
+        if deadline is not None and deadline <= now:
+            stack.handle_timeout(now)
+        deadline = handler.next_timeout()
+        if deadline is not None and deadline <= now:
+            handler.handle_timeout(now)
+        port = self._port
+        if port is not None and port.fileno() < 0 and port.read(now):
+            self._woken = True
+        if self._shaped is not None:
+            self._shaped.advance(now)
+        self.deliver(now)
+        self._flush(now)
+        while stack.has_events:  # a flush may end a connection
+            self.deliver(now)
+            self._flush(now)
+
+    def _flush(self, now: float) -> None:
+        if self._port is not None:
+            self._port.flush(now)
+        elif lost := self.stack.poll_transmit(now):
+            self.stack.drops.add(DropReason.NO_DEVICE, len(lost))
+
+    def _next_deadline(self) -> float:
+        handler = self.handler
+        assert handler is not None
+        deadlines = [self.stack.next_timeout(), handler.next_timeout()]
+        if self._shaped is not None:
+            deadlines.append(self._shaped.next_timeout())
+        return min((d for d in deadlines if d is not None), default=float("inf"))

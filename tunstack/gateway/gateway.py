@@ -1,0 +1,356 @@
+"""The composition: one gateway for one virtual network, as the library and the commands use it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunstack import native
+from tunstack.gateway.host import VirtualHost
+from tunstack.gateway.plan import DEFAULT_PLAN, AddressPlan, Publish
+from tunstack.ip.addresses import Prefix, format_address
+from tunstack.ip.header import TCP, UDP
+from tunstack.limits import DEFAULT_LIMITS, Limits
+from tunstack.link.devices.base import Device
+from tunstack.nat import config as nat_config
+from tunstack.nat.nat import Nat
+from tunstack.nat.poller import EpollPoller
+from tunstack.stack import Stack
+
+if TYPE_CHECKING:
+    from tunstack.gateway.namespace import Attachment
+    from tunstack.link.shaping.spec import ShapeSpec
+    from tunstack.link.shaping.stage import StageStatistics
+    from tunstack.tcp.statistics import TcpStatistics
+
+log = logging.getLogger("tunstack")
+
+ZONE = "tunstack.internal"
+
+
+DRAIN_PATIENCE = 5.0
+"""Seconds without progress after which `Gateway.drain` gives up."""
+DRAIN_INTERVAL = 0.002
+
+
+class Gateway(VirtualHost):
+    """A running gateway. Made by `open_gateway`.
+
+    As a host of the virtual network it has the gateway's addresses, and connects to the guest by default.
+
+    Attributes:
+        plan: who has which address.
+        nat: the flows.
+    """
+
+    def __init__(
+        self,
+        plan: AddressPlan,
+        *,
+        limits: Limits,
+        publish: Iterable[Publish],
+        host_loopback: bytes | None,
+        allow_host: bool,
+        pcap: str | os.PathLike[str] | None,
+        shape_up: ShapeSpec | None,
+        shape_down: ShapeSpec | None,
+    ) -> None:
+        self.plan = plan
+        self._limits = limits
+        own = {*plan.gateways, *plan.resolvers}
+        if host_loopback is not None and plan.contains(host_loopback):
+            own.add(host_loopback)
+        stack = Stack(
+            mac=plan.gateway_mac,
+            mtu=plan.mtu,
+            prefixes=[Prefix(network, length) for network, length in plan.networks],
+            own_addresses=own,
+            rng=random.SystemRandom(),
+            limits=limits,
+        )
+        with contextlib.ExitStack() as resources:
+            self._pcap: io.FileIO | None = None
+            if pcap is not None:
+                self._pcap = resources.enter_context(io.FileIO(pcap, "w"))
+            poller = EpollPoller()
+            resources.callback(poller.close)
+            config = _nat_config(plan, publish, host_loopback, allow_host)
+            self.nat = Nat(stack, poller, config, limits, stack.drops)
+            resources.callback(self.nat.close)
+            super().__init__(stack, poller, self.nat.services, addresses=plan.gateways, peers=plan.guests)
+            self.engine.handler = self.nat
+            self.engine.set_carrier = self.nat.set_carrier
+            log.info(
+                "gateway %s, DNS %s, guest %s, MTU %d; native code: %s; pings: %s",
+                *(
+                    " and ".join(map(format_address, addresses))
+                    for addresses in (plan.gateways, plan.resolvers, plan.guests)
+                ),
+                plan.mtu,
+                native.implementation,
+                self.nat.echo_mode,
+            )
+            if shape_up is not None or shape_down is not None:
+                self._shape(shape_up, shape_down)
+            for notice in self.nat.notices:
+                log.info("%s", notice)
+            resources.callback(self.engine.detach)
+            resources.callback(self.close_sockets)
+            self._resources = resources.pop_all()
+
+    # what guests attach to
+
+    def attach_device(self, device: Device) -> None:
+        """Serve `device`, which belongs to the gateway from now on. One at a time.
+
+        Raises:
+            RuntimeError: another device is attached.
+            trio.ClosedResourceError: the gateway has been closed.
+        """
+        self._check_free()
+        self.stack.set_link(l2=device.offloads.l2)
+        if self._pcap is not None:
+            device = self._capture(device, self._pcap)
+        self.engine.attach(device)
+
+    def attach_fd(self, fd: int) -> None:
+        """Serve an open TAP or TUN descriptor; the gateway closes it in the end.
+
+        After an exception the descriptor is still the caller's.
+
+        Raises:
+            ValueError: the descriptor is not one of /dev/net/tun, or has no interface.
+            RuntimeError: another device is attached.
+            trio.ClosedResourceError: the gateway has been closed.
+        """
+        from tunstack.link.devices.tap import TapDevice
+        from tunstack.link.devices.tun import TunDevice
+        from tunstack.link.devices.vnet import IFF_TUN, read_flags
+
+        self._check_free()
+        _, flags = read_flags(fd)
+        device_class = TunDevice if flags & IFF_TUN else TapDevice
+        self.attach_device(
+            device_class.from_fd(
+                fd, mtu=self.plan.mtu, batch=self._limits.device_batch, drops=self.stack.drops
+            )
+        )
+
+    async def attach_namespace(self, target: int | str, *, layer3: bool = False) -> Attachment:
+        """Make a device in the network namespace of process `target`, or at that path, and serve it.
+
+        Returns what can be waited for, the end of the namespace; the gateway closes it in the end.
+
+        Raises:
+            NamespaceError: there is no such namespace, or this user may not enter it.
+            RuntimeError: another device is attached.
+            trio.ClosedResourceError: the gateway has been closed.
+        """
+        from tunstack.gateway.namespace import enter_namespace
+
+        self._check_free()
+        attachment = await enter_namespace(target, self.plan, layer3=layer3)
+        try:
+            fd = attachment.take_device_fd()
+            try:
+                self.attach_fd(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        except BaseException:
+            attachment.close()
+            raise
+        self._resources.callback(attachment.close)
+        return attachment
+
+    @property
+    def undelivered(self) -> int:
+        """Connections of the guest whose data has not all been passed on yet."""
+        return sum(not flow.delivered for flow in self.nat.tcp.flows)
+
+    async def drain(self, patience: float = DRAIN_PATIENCE) -> bool:
+        """Wait until what a guest that has ended left behind in its kernel is with the host's sockets.
+
+        The kernel of the guest still sends for sockets whose process is gone. True if everything
+        arrived; False if nothing moved for `patience` seconds.
+        """
+        carried = -1
+        last = trio.current_time()
+        # The device's queue first: what is in it may still open a flow or end one.
+        await trio.sleep(DRAIN_INTERVAL)
+        while self.undelivered:
+            now = trio.current_time()
+            before, carried = carried, sum(flow.carried_up for flow in self.nat.tcp.flows)
+            if carried != before:
+                last = now
+            elif now - last >= patience:
+                return False
+            await trio.sleep(DRAIN_INTERVAL)
+        return True
+
+    def detach(self) -> None:
+        """Close the device, if there is one. Connections stay, for the next device."""
+        self.engine.detach()
+
+    def close(self) -> None:
+        """Close every descriptor, and log what TCP did and what was dropped. The engine must have ended."""
+        self._resources.close()
+        statistics = self.tcp_statistics()
+        if statistics.connections:
+            log.info("TCP: %s", statistics)
+        for direction, stages in self.shaping_statistics().items():
+            for stage in stages:
+                log.info("shaped %s, %s: %d in, %d out", direction, stage.stage, stage.received, stage.sent)
+        if drops := self.stack.drops.as_dict():
+            log.info("dropped: %s", ", ".join(f"{reason} {drops[reason]}" for reason in sorted(drops)))
+
+    def tcp_statistics(self) -> TcpStatistics:
+        """What the connections to the guest have done since the gateway was opened, added up."""
+        statistics = self.stack.tcp_statistics()
+        statistics.accelerated = self.engine.accelerated_segments
+        return statistics
+
+    def shaping_statistics(self) -> dict[str, list[StageStatistics]]:
+        """What the stages of the link's shaping have done: "up" and "down", each if it is shaped."""
+        shaper = self.engine.shaper
+        if shaper is None:
+            return {}
+        pipelines = {"up": shaper.up, "down": shaper.down}
+        return {name: pipe.statistics() for name, pipe in pipelines.items() if pipe is not None}
+
+    def _shape(self, up: ShapeSpec | None, down: ShapeSpec | None) -> None:
+        from tunstack.link.shaping.shaper import Shaper
+
+        seed = random.SystemRandom().getrandbits(64)
+        shaper = Shaper(up, down, seed, self._limits, self.stack.drops)
+        if shaper.train_limit is not None:
+            self.stack.set_train_limit(shaper.train_limit)
+        self.engine.shaper = shaper
+        for name, spec in (("up", up), ("down", down)):
+            if spec is not None:
+                log.info("shaping %s: %s", name, spec)
+
+    def _check_free(self) -> None:
+        self._check_open()
+        if self.engine.device is not None:
+            raise RuntimeError("a device is attached already")
+
+    def _capture(self, device: Device, file: io.FileIO) -> Device:
+        """`device` with everything that passes it written to `file`, as a section of its own."""
+        from tunstack.link.capture import CaptureDevice, PcapngWriter, link_type
+
+        writer = PcapngWriter(file.write, link_type(device.offloads), name=device.name)
+        return CaptureDevice(device, writer, time.time)
+
+
+def _nat_config(
+    plan: AddressPlan, publish: Iterable[Publish], host_loopback: bytes | None, allow_host: bool
+) -> nat_config.NatConfig:
+    return nat_config.NatConfig(
+        gateway=plan.gateways,
+        networks=plan.networks,
+        host_loopback=() if host_loopback is None else (host_loopback,),
+        allow_host=allow_host,
+        publish=tuple(
+            nat_config.Publish(
+                protocol=UDP if port.protocol == "udp" else TCP,
+                host=port.host,
+                host_port=port.host_port,
+                guest=plan.guests[-1 if len(port.host) == 16 else 0],
+                guest_port=port.guest_port,
+            )
+            for port in publish
+        ),
+    )
+
+
+def _shape_spec(shape: str | ShapeSpec | None) -> ShapeSpec | None:
+    if not isinstance(shape, str):
+        return shape
+    from tunstack.link.shaping.spec import ShapeSpec
+
+    return ShapeSpec.parse(shape)
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(
+    plan: AddressPlan = DEFAULT_PLAN,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    publish: Iterable[Publish] = (),
+    host_loopback: bytes | None = None,
+    allow_host: bool = False,
+    dns: Iterable[tuple[bytes, int]] = (),
+    hosts: Mapping[str, bytes] | None = None,
+    pcap: str | os.PathLike[str] | None = None,
+    shape_up: str | ShapeSpec | None = None,
+    shape_down: str | ShapeSpec | None = None,
+) -> AsyncIterator[Gateway]:
+    """A gateway that runs as long as the block.
+
+    Args:
+        plan: addresses and MTU of the virtual network.
+        limits: bounds on everything.
+        publish: ports of the host that lead to the guest's address of the same family.
+        host_loopback: an address of the guest's side that means the host's 127.0.0.1, or ::1 if it is IPv6.
+        allow_host: the guest may reach the host's own addresses.
+        dns: resolvers (address, port) in place of those of /etc/resolv.conf.
+        hosts: names that DNS answers itself.
+        pcap: a file to which everything that passes the device is written (pcapng).
+        shape_up: what the link does to packets from the guest, such as "delay 50ms loss 1%".
+        shape_down: the same for packets to the guest.
+
+    Raises:
+        ShapeError: (a ValueError) the shaping cannot be.
+        OSError: a published port cannot be bound, or the capture file cannot be opened.
+    """
+    gateway = Gateway(
+        plan,
+        limits=limits,
+        publish=publish,
+        host_loopback=host_loopback,
+        allow_host=allow_host,
+        pcap=pcap,
+        shape_up=_shape_spec(shape_up),
+        shape_down=_shape_spec(shape_down),
+    )
+    try:
+        async with gateway.engine.running() as nursery:
+            await _start_dns(gateway, nursery, tuple(dns), dict(hosts or {}), host_loopback)
+            yield gateway
+    finally:
+        gateway.close()
+
+
+async def _start_dns(
+    gateway: Gateway,
+    nursery: trio.Nursery,
+    resolvers: tuple[tuple[bytes, int], ...],
+    hosts: dict[str, bytes],
+    host_loopback: bytes | None,
+) -> None:
+    from tunstack.services.dns import DnsService
+    from tunstack.services.local_names import LocalNames
+    from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf
+
+    names: dict[str, list[bytes]] = {
+        f"gateway.{ZONE}": list(gateway.plan.gateways),
+        f"host.{ZONE}": [] if host_loopback is None else [host_loopback],
+    }
+    for name, address in hosts.items():
+        names.setdefault(name, []).append(address)
+    upstreams: FixedResolvers | ResolvConf = ResolvConf()
+    if resolvers:
+        upstreams = FixedResolvers(Nameserver(address, port=port) for address, port in resolvers)
+    service = DnsService(LocalNames(names), upstreams, gateway.stack.limits, gateway.stack.drops)
+    for own in map(format_address, gateway.plan.resolvers):
+        nursery.start_soon(service.serve_udp, await gateway.open_udp_socket(53, own))
+        nursery.start_soon(service.serve_tcp, await gateway.open_tcp_listener(53, own))

@@ -1,0 +1,1 @@
+"""IP, ICMP and UDP, without a clock or a socket."""

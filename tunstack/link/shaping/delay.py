@@ -1,0 +1,143 @@
+"""The stage that delays packets, and reorders them by letting some go at once."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import ClassVar
+
+from tunstack.errors import DropReason
+from tunstack.link.shaping.stage import Chance, Memory, Stage
+from tunstack.packet import Packet
+
+Draw = Callable[[], float]
+"""Gives the delay of one packet, seconds."""
+
+
+class Constant:
+    """A `Draw` that is the same for each packet."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Uniform:
+    """A `Draw` between `seconds - jitter` and `seconds + jitter`, each value as likely as any other."""
+
+    __slots__ = ("_random", "jitter", "seconds")
+
+    def __init__(self, seconds: float, jitter: float, rng: random.Random) -> None:
+        self.seconds = seconds
+        self.jitter = jitter
+        self._random = rng.random
+
+    def __call__(self) -> float:
+        return max(0.0, self.seconds + self.jitter * (2 * self._random() - 1))
+
+
+class Normal:
+    """A `Draw` from the normal distribution with standard deviation `jitter`; what would be negative is 0."""
+
+    __slots__ = ("_gauss", "jitter", "seconds")
+
+    def __init__(self, seconds: float, jitter: float, rng: random.Random) -> None:
+        self.seconds = seconds
+        self.jitter = jitter
+        self._gauss = rng.gauss
+
+    def __call__(self) -> float:
+        return max(0.0, self._gauss(self.seconds, self.jitter))
+
+
+class Delay(Stage):
+    """Holds each packet for as long as `draw` says, any number of them at once.
+
+    Packets that are due at the same time leave in the order in which they came. Those for which `reorder`
+    says so are not delayed at all and so overtake the ones that are, as netem's `reorder` has it. With
+    `keep_order` a packet waits at least as long as the one before it, so that a draw that varies
+    does not let packets overtake one another.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_count",
+        "_draw",
+        "_held",
+        "_keep_order",
+        "_latest",
+        "_memory",
+        "_reorder",
+        "reordered",
+    )
+
+    kind: ClassVar[str] = "delay"
+
+    def __init__(
+        self, draw: Draw, memory: Memory, reorder: Chance | None = None, *, keep_order: bool = False
+    ) -> None:
+        super().__init__()
+        self._keep_order = keep_order
+        self._latest = float("-inf")
+        self._draw = draw
+        self._memory = memory
+        self._reorder = reorder
+        self._held: list[tuple[float, int, Packet]] = []
+        self._count = 0
+        self._bytes = 0
+        self.reordered = 0
+        """Packets that were sent at once."""
+
+    def push(self, packet: Packet, at: float) -> None:
+        """See `Stage`."""
+        self.received += 1
+        if not self._memory.take(packet):
+            self._drop(packet, DropReason.SHAPING_MEMORY)
+            return
+        if self._reorder is not None and self._reorder():
+            self.reordered += 1
+            due = at
+        else:
+            due = at + self._draw()
+            if self._keep_order:
+                self._latest = due = max(due, self._latest)
+        self._bytes += len(packet)
+        self._count += 1
+        heapq.heappush(self._held, (due, self._count, packet))
+
+    def advance(self, now: float) -> None:
+        """See `Stage`."""
+        held = self._held
+        while held and held[0][0] <= now:
+            due, _, packet = heapq.heappop(held)
+            self._bytes -= len(packet)
+            self._memory.give(packet)
+            self._forward(packet, due)
+
+    def next_timeout(self) -> float | None:
+        """See `Stage`."""
+        return self._held[0][0] if self._held else None
+
+    def clear(self) -> None:
+        """See `Stage`."""
+        for _, _, packet in self._held:
+            self._memory.give(packet)
+            self._drop(packet, DropReason.SHAPING_DETACHED)
+        self._held.clear()
+        self._bytes = 0
+        self._latest = float("-inf")
+
+    @property
+    def queued(self) -> int:
+        """See `Stage`."""
+        return len(self._held)
+
+    @property
+    def queued_bytes(self) -> int:
+        """See `Stage`."""
+        return self._bytes

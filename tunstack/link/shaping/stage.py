@@ -1,0 +1,170 @@
+"""What every stage of a pipeline is, and the memory that the stages of one pipeline share.
+
+Theory of operation. A stage takes packets with the times at which they reach it (`push`) and hands each on to
+its sink with the time at which it leaves: at once, or, if it holds packets, out of `advance` when that time
+has come. Times are those of the link, not of the calls: whoever calls late finds the same departure times
+as whoever calls to the microsecond, because a stage passes on the time at which a packet *was due*. Three
+rules make that work:
+
+- what a stage is told comes in order of time: no `push` or `advance` is earlier than the one before;
+- what a stage hands on is in order of time as well, and never later than the call that it happens in;
+- a row of stages is advanced from its first to its last (`Pipeline` does).
+
+Packets are wire-size (no `gso_size`), complete (no partial checksum) and own their bytes. Two may share them:
+a stage that changes bytes copies first. Randomness comes as a `Chance`, a function without arguments, so that
+correlated, bursty or scripted decisions take the place of independent ones without a new stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import ClassVar
+
+from tunstack.errors import DropCounters, DropReason
+from tunstack.packet import Packet
+
+Sink = Callable[[Packet, float], None]
+"""Takes a packet and the time at which it arrives there."""
+
+Chance = Callable[[], bool]
+"""Decides once for each packet."""
+
+OnDrop = Callable[[Packet, DropReason], None]
+"""Told of each packet that a stage drops, and why."""
+
+PACKET_OVERHEAD = 384
+"""Bytes that a held packet occupies beside its own: the objects around it and its place in a queue."""
+
+
+class Bernoulli:
+    """A `Chance` of fixed probability (0..1), each decision independent of the others."""
+
+    __slots__ = ("_random", "probability")
+
+    def __init__(self, probability: float, rng: random.Random) -> None:
+        self.probability = probability
+        self._random = rng.random
+
+    def __call__(self) -> bool:
+        return self._random() < self.probability
+
+
+class Memory:
+    """The bytes that the stages of one pipeline hold together, at most `limit`."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, packet: Packet) -> bool:
+        """Account for `packet`; False, and nothing is taken, if there is no room."""
+        used = self.used + len(packet) + PACKET_OVERHEAD
+        if used > self.limit:
+            return False
+        self.used = used
+        return True
+
+    def give(self, packet: Packet) -> None:
+        """`packet`, which was taken, is held no longer."""
+        self.used -= len(packet) + PACKET_OVERHEAD
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageStatistics:
+    """What a stage has done: at any time `received + added` is the sum of `sent`, `queued` and `dropped`.
+
+    Attributes:
+        stage: its kind, the word of the specification.
+        received: packets that came in.
+        added: packets that the stage made itself.
+        sent: packets that it handed on.
+        dropped: packets that ended here, by cause.
+        queued: packets that it holds now.
+        queued_bytes: their bytes on the wire.
+    """
+
+    stage: str
+    received: int
+    added: int
+    sent: int
+    dropped: dict[DropReason, int]
+    queued: int
+    queued_bytes: int
+
+
+class Stage:
+    """The base of all, which passes everything on as it comes.
+
+    Subclasses define `push`, and if they hold packets all methods from `advance` on.
+    """
+
+    __slots__ = ("_drops", "_sink", "added", "dropped", "on_drop", "received", "sent")
+
+    kind: ClassVar[str] = "pass"
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.added = 0
+        self.sent = 0
+        self.dropped: dict[DropReason, int] = {}
+        self._sink: Sink | None = None
+        self._drops: DropCounters | None = None
+        self.on_drop: OnDrop | None = None
+
+    def connect(self, sink: Sink, drops: DropCounters) -> None:
+        """Hand packets on to `sink`, and count drops in `drops` too; before the first packet."""
+        self._sink = sink
+        self._drops = drops
+
+    def push(self, packet: Packet, at: float) -> None:
+        """Take `packet`, which arrives at time `at`."""
+        self.received += 1
+        self._forward(packet, at)
+
+    def advance(self, now: float) -> None:
+        """Hand on everything that leaves at `now` or before."""
+
+    def next_timeout(self) -> float | None:
+        """When the next packet leaves, or None: nothing is held."""
+        return None
+
+    def clear(self) -> None:
+        """Drop everything that is held: the link was cut."""
+
+    @property
+    def queued(self) -> int:
+        """Packets held."""
+        return 0
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of the packets held, as on the wire."""
+        return 0
+
+    def statistics(self) -> StageStatistics:
+        """A snapshot."""
+        return StageStatistics(
+            stage=self.kind,
+            received=self.received,
+            added=self.added,
+            sent=self.sent,
+            dropped=dict(self.dropped),
+            queued=self.queued,
+            queued_bytes=self.queued_bytes,
+        )
+
+    def _forward(self, packet: Packet, at: float) -> None:
+        self.sent += 1
+        assert self._sink is not None, "the stage is not connected"
+        self._sink(packet, at)
+
+    def _drop(self, packet: Packet, reason: DropReason) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        assert self._drops is not None, "the stage is not connected"
+        self._drops.add(reason)
+        if self.on_drop is not None:
+            self.on_drop(packet, reason)

@@ -1,0 +1,273 @@
+"""Which TCP flows the fast path carries: offers, returns, and what only Python decides.
+
+Theory of operation. A flow that has made progress is *considered* at the end of the round: if it is common
+(`tcp.lease.is_common`, both directions open) and its neighbour is known it is offered to C, and the
+connection holds a `_Lease` from then on. C gives it back by itself when something uncommon happens, and
+whoever else wants the connection takes it back first: the stack when a frame, an ICMP error or a timer is
+for it, the flow when it ends, and this module when the neighbour changes or the device goes.
+
+Timers: those of C only move away or are told of (TS_REPORT_TIMER), so the entry in the stack's heap is never
+too late; when it expires, C's deadline decides. Memory: C takes pages and bytes for readers from the same
+budgets as everybody; `_enter` and `_leave` carry them over the border around each call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunstack.ip import ipv4, ipv6
+from tunstack.ip.header import TCP
+from tunstack.nat.fast_udp import FastDatagrams
+from tunstack.nat.poller import ERROR, READ
+from tunstack.nat.tcp_flow import READ_MAXIMUM, READ_MINIMUM, RESUME, TcpFlow
+from tunstack.native.fastpath import FastPath, lib
+from tunstack.stack import Stack
+from tunstack.tcp import lease
+from tunstack.tcp.connection import Connection
+from tunstack.tcp.receiver import DELAYED_ACK
+from tunstack.tcp.right_sizing import SHARE
+
+_HEADERS = ipv4.HEADER_LENGTH + 32, ipv6.HEADER_LENGTH + 32
+"""Bytes of IP and TCP header, with timestamps."""
+
+
+PATIENCE = 6
+"""A connection that carries one request and ends is not worth the two copies: it makes progress six times."""
+
+
+class _Lease:
+    """One flow in C. Implements `tcp.host.Lease`."""
+
+    __slots__ = ("_carrier", "c", "connection", "flow", "link_header")
+
+    def __init__(
+        self, carrier: FastFlows, connection: Connection, flow: TcpFlow, c: Any, link_header: bytes
+    ) -> None:
+        self._carrier = carrier
+        self.connection = connection
+        self.flow = flow
+        self.c = c
+        self.link_header = link_header
+
+    def take_back(self, now: float) -> None:
+        """See `Lease`."""
+        self._carrier.take_back(self, now)
+
+    @property
+    def bytes_up(self) -> int:
+        """See `Lease`."""
+        count: int = self.c.bytes_up
+        return count
+
+    def refresh(self) -> None:
+        """See `Lease`."""
+        lease.refresh(self.connection, self.c)
+
+    def expired(self, now: float) -> float | None:
+        """See `Lease`."""
+        deadline: float = self.c.deadline
+        if deadline > now:
+            self.c.armed = deadline
+            return deadline
+        self.take_back(now)
+        return None
+
+
+class FastFlows:
+    """The flows of one gateway that C carries, over one device.
+
+    Attributes:
+        datagrams: those of UDP.
+    """
+
+    def __init__(self, fast: FastPath, stack: Stack, *, patience: int = PATIENCE) -> None:
+        """A flow is offered after it was considered more often than `patience` says."""
+        self.fast = fast
+        self.patience = patience
+        self._stack = stack
+        self.datagrams = FastDatagrams(fast, stack)
+        self.changes = stack.link.changes
+        """Of the neighbours, when all leases were last right."""
+        self._leases: dict[Any, _Lease] = {}
+        self._candidates: dict[TcpFlow, None] = {}
+        c = fast.c
+        c.delayed_ack = DELAYED_ACK
+        c.read_minimum = READ_MINIMUM
+        c.read_maximum = READ_MAXIMUM
+        c.resume = RESUME
+        c.receive_share = SHARE
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def consider(self, flow: TcpFlow) -> None:
+        """See `nat.context.Carrier`."""
+        flow.rounds += 1
+        if flow.rounds > self.patience:
+            self._candidates[flow] = None
+
+    def offer(self) -> None:
+        """Offer what was considered and is common; everything must have been flushed."""
+        self.datagrams.offer()
+        if not self._candidates:
+            return
+        candidates, self._candidates = self._candidates, {}
+        for flow in candidates:
+            if flow.is_common and lease.is_common(flow.connection):
+                self._offer(flow)
+
+    def run(self, linger: float, deadline: float, rounds: int) -> int:
+        """See `FastPath.run`."""
+        self._enter()
+        try:
+            return self.fast.run(linger, deadline, rounds)
+        finally:
+            self._leave()
+
+    def flush(self) -> None:
+        """See `FastPath.flush`."""
+        self._enter()
+        self.fast.flush()
+        self._leave()
+
+    def next_timeout(self) -> float:
+        """See `FastPath.next_timeout`."""
+        return self.fast.next_timeout()
+
+    def decide(self, now: float) -> list[tuple[TcpFlow, int]]:
+        """Deal with C's reports. Returns the flows whose sockets Python must serve, with their readiness."""
+        ready: list[tuple[TcpFlow, int]] = []
+        self.datagrams.decide(now)
+        for c in self.fast.reports():
+            held = self._leases.get(c)
+            if held is None:
+                continue
+            report = c.report
+            if report & lib.TS_REPORT_RETURN:
+                reason = c.reason
+                self.take_back(held, now)
+                if reason == lib.TS_END_OF_FILE:
+                    ready.append((held.flow, READ))
+                elif reason == lib.TS_HANG_UP:
+                    ready.append((held.flow, ERROR))
+                elif reason == lib.TS_SOCKET_ERROR:
+                    held.flow.fail(now)
+                continue
+            connection = held.connection
+            if report & lib.TS_REPORT_ACKS:
+                lease.tell_congestion(connection, c, now, report=True)
+            if report & lib.TS_REPORT_IDLE:
+                lease.restart_idle(connection, c, now)
+            if report & lib.TS_REPORT_SIZE:
+                lease.resize(connection, c, lib.ts_flow_readable(c), now)
+            if report & lib.TS_REPORT_TIMER:
+                self._arm(held)
+        return ready
+
+    def after_flush(self, now: float) -> None:
+        """Take over the timers that have come nearer in the last flush, and the flows that it returned."""
+        self.datagrams.count_drops()
+        for c in self.fast.reports():
+            held = self._leases.get(c)
+            if held is None:
+                continue
+            if c.report & lib.TS_REPORT_RETURN:
+                self.take_back(held, now)
+            elif c.report & lib.TS_REPORT_TIMER:
+                self._arm(held)
+
+    def check_neighbours(self, now: float) -> None:
+        """Take back the flows whose neighbour has another MAC, or none that is known to be right."""
+        self.changes = self._stack.link.changes
+        self.datagrams.check_neighbours(now)
+        for held in list(self._leases.values()):
+            if self._stack.link.known_header(held.connection.remote) != held.link_header:
+                self.take_back(held, now)
+
+    @property
+    def segments(self) -> int:
+        """Segments that C has received and sent."""
+        c = self.fast.c
+        count: int = c.segments_fast_in + c.segments_fast_out
+        return count
+
+    def close(self, now: float) -> None:
+        """Take everything back: the device is gone, or shaped from now on."""
+        self.datagrams.close()
+        for held in list(self._leases.values()):
+            self.take_back(held, now)
+        self._candidates.clear()
+
+    def take_back(self, held: _Lease, now: float) -> None:
+        """End a lease."""
+        c = held.c
+        connection = held.connection
+        del self._leases[c]
+        connection.lease = None
+        self._enter()
+        self.fast.remove(c)
+        queued, readable, sent = self.fast.drain(c)
+        self._leave()
+        lease.restore(connection, c, queued, readable, sent, now)
+        held.flow.take_over(c, now)
+        self._stack.rearm(connection)
+        self.fast.free(c)
+        self._candidates[held.flow] = None
+
+    def _offer(self, flow: TcpFlow) -> None:
+        connection = flow.connection
+        link_header = self._stack.link.known_header(connection.remote)
+        if link_header is None:
+            return
+        fast = self.fast
+        c = fast.new_flow()
+        flow.lend(c)
+        c.armed = self._stack.timer_of(connection)
+        self._enter()
+        head = link_header + _ip_header(connection)
+        try:
+            lease.fill(fast, connection, c, head, len(link_header))
+            taken = fast.offer(c)
+        except MemoryError:
+            fast.free(c)
+            taken = False  # Python carries it on
+        finally:
+            self._leave()
+        if taken:
+            lease.hand_over(connection)
+            held = _Lease(self, connection, flow, c, link_header)
+            self._leases[c] = held
+            connection.lease = held
+
+    def _arm(self, held: _Lease) -> None:
+        deadline = held.c.deadline
+        if deadline < held.c.armed:
+            held.c.armed = deadline
+            self._stack.set_timer(held.connection, deadline)
+
+    def _enter(self) -> None:
+        c = self.fast.c
+        pool = self._stack.send_pool
+        account = self._stack.receive_account
+        kept = self._stack.receive_pool
+        c.send_free = pool.limit - pool.used
+        c.keep_free = kept.limit - kept.used
+        c.receive_free = account.limit - account.used
+
+    def _leave(self) -> None:
+        c = self.fast.c
+        pool = self._stack.send_pool
+        account = self._stack.receive_account
+        kept = self._stack.receive_pool
+        pool.used = pool.limit - c.send_free
+        kept.used = kept.limit - c.keep_free
+        account.used = account.limit - c.receive_free
+
+
+def _ip_header(connection: Connection) -> bytes:
+    """As `ip.layer` builds it; C fills in length, checksum and ECN."""
+    local, remote = connection.local, connection.remote
+    if len(local) == 4:
+        header = ipv4.HeaderTemplate(local, remote, TCP, 64, 0)
+        return header.emit(_HEADERS[0], 0, ipv4.DONT_FRAGMENT)
+    return ipv6.HeaderTemplate(local, remote, TCP, 64, 0).emit(_HEADERS[1])

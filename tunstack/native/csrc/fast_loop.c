@@ -1,0 +1,272 @@
+/* Rounds of the fast path: wait, take, decide what is Python's, send. */
+#define _GNU_SOURCE
+#include "fast_udp.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LONGEST_WAIT 3600.0 /* seconds: a number of milliseconds that is an int */
+
+static void read_clock(struct ts_fast *fast)
+{
+    struct timespec time;
+
+    if (fast->fixed_now >= 0) {
+        fast->now = fast->fixed_now;
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    fast->now = (double)time.tv_sec + (double)time.tv_nsec * 1e-9 + fast->clock_offset;
+}
+
+/*
+ * Begin a call: what the last one left for Python has been dealt with. But for flows that were returned and are
+ * still here, as those of a flush may be: they stay reported, the answer is 1, and the call is to do nothing, since
+ * what they borrow lies in the buffers of the frames.
+ */
+static int reset(struct ts_fast *fast)
+{
+    uint32_t i, kept = 0;
+
+    for (i = 0; i < fast->report_count; i++) {
+        struct ts_flow *flow = fast->reports[i];
+
+        flow->report &= TS_REPORT_RETURN;
+        flow->is_listed = flow->report != 0;
+        if (flow->report)
+            fast->reports[kept++] = flow;
+    }
+    fast->frame_count = fast->ready_count = fast->refused_count = 0;
+    fast->report_count = kept;
+    fast->refused.length = 0;
+    ts_udp_reset(fast);
+    return kept != 0;
+}
+
+/* The common events of a connection: the socket takes what it can, and gives if there is room again. */
+static void progress(struct ts_fast *fast, struct ts_flow *flow)
+{
+    if (ts_flow_readable(flow) && !(flow->interest & EPOLLOUT))
+        ts_flow_write(fast, flow);
+    if (flow->reason == TS_KEPT && flow->starved &&
+        (!flow->out.length || ts_flow_send_room(flow) >= fast->resume))
+        ts_flow_read(fast, flow);
+}
+
+/* One batch of the device. */
+static void read_device(struct ts_fast *fast)
+{
+    uint32_t taken = 0, tries = 2 * TS_FAST_FRAMES, limit = fast->burst, i;
+
+    if (limit < fast->burst_minimum)
+        limit = fast->burst_minimum;
+    while (taken + fast->frame_count < limit && tries--) {
+        uint8_t *data = fast->buffers + (size_t)(taken + fast->frame_count) * TS_FAST_FRAME;
+        ssize_t length = read(fast->device_fd, data, TS_FAST_FRAME);
+
+        if (length < 0) {
+            if (errno == EINVAL || errno == EINTR)
+                continue; /* EINVAL: the kernel had a packet for which there is no virtio-net header */
+            if (errno != EAGAIN && errno != EWOULDBLOCK)
+                fast->device_errno = errno;
+            break;
+        }
+        fast->frames_in++;
+        if (length < TS_FAST_FRAME && (ts_fast_receive(fast, data, (uint32_t)length, fast->now) ||
+                                       ts_udp_receive(fast, data, (uint32_t)length))) {
+            fast->frames_fast++;
+            taken++;
+            continue;
+        }
+        fast->frames[fast->frame_count].data = data;
+        fast->frames[fast->frame_count++].length = (uint32_t)length;
+    }
+    if (taken + fast->frame_count < limit)
+        fast->burst = limit > 1 ? limit >> 1 : 1;
+    else if (limit < TS_FAST_FRAMES)
+        fast->burst = 2 * limit < TS_FAST_FRAMES ? 2 * limit : TS_FAST_FRAMES;
+    ts_udp_send(fast);
+    for (i = 0; i < fast->marked_count; i++) {
+        struct ts_flow *flow = fast->marked[i];
+
+        if (flow->reason != TS_KEPT)
+            continue; /* Python makes the progress that is noted */
+        if (flow->is_notified)
+            progress(fast, flow);
+        flow->is_notified = 0;
+    }
+    for (i = 0; i < fast->marked_count; i++)
+        if (fast->marked[i]->borrowed_count && fast->marked[i]->reason == TS_KEPT)
+            ts_flow_settle(fast, fast->marked[i]);
+}
+
+static void serve_socket(struct ts_fast *fast, struct ts_flow *flow, uint32_t events)
+{
+    if (events & EPOLLIN)
+        ts_flow_read(fast, flow);
+    if (events & EPOLLOUT && flow->reason == TS_KEPT)
+        ts_flow_write(fast, flow);
+    if (events & (EPOLLERR | EPOLLHUP) && !(events & EPOLLIN) && flow->reason == TS_KEPT)
+        ts_flow_return(fast, flow, TS_HANG_UP);
+}
+
+static void delayed_acks(struct ts_fast *fast)
+{
+    while (fast->ack_oldest && fast->ack_oldest->ack_deadline <= fast->now) {
+        struct ts_flow *flow = fast->ack_oldest;
+
+        ts_flow_disarm_ack(fast, flow);
+        flow->ack_now = 1;
+        ts_fast_mark(fast, flow);
+    }
+}
+
+/* What Python must know of the marked flows before they are flushed. */
+static void collect_reports(struct ts_fast *fast)
+{
+    uint32_t i;
+
+    for (i = 0; i < fast->marked_count; i++) {
+        struct ts_flow *flow = fast->marked[i];
+
+        if (flow->reason != TS_KEPT)
+            continue;
+        if (flow->acked && flow->was_limited)
+            ts_flow_report(fast, flow, TS_REPORT_ACKS);
+        if (!flow->sent_first && flow->last_sent_at > 0 && !flow->idle_told &&
+            fast->now - flow->last_sent_at > ts_flow_rto(flow))
+            ts_flow_report(fast, flow, TS_REPORT_IDLE);
+        if (flow->sizing_due <= fast->now)
+            ts_flow_report(fast, flow, TS_REPORT_SIZE);
+    }
+}
+
+static int wait_for_events(struct ts_fast *fast, struct epoll_event *events, double timeout)
+{
+#ifdef SYS_epoll_pwait2
+    static int is_missing; /* kernels before 5.11 */
+    struct timespec time;
+    long count;
+
+    if (timeout > 0 && !is_missing) {
+        time.tv_sec = (time_t)timeout;
+        time.tv_nsec = (long)((timeout - (double)time.tv_sec) * 1e9);
+        count = syscall(SYS_epoll_pwait2, fast->epoll_fd, events, TS_FAST_EVENTS, &time, NULL, 0);
+        if (count >= 0 || (errno != ENOSYS && errno != EPERM)) /* EPERM: a filter of system calls */
+            return (int)count;
+        is_missing = 1;
+    }
+#endif
+    return epoll_wait(fast->epoll_fd, events, TS_FAST_EVENTS, timeout > 0.0005 ? (int)(timeout * 1e3 + 0.5) : 0);
+}
+
+/* Up to what Python decides. 1: something happened, -1: epoll failed (errno), 0: nothing was ready. */
+static int input(struct ts_fast *fast, double timeout)
+{
+    struct epoll_event events[TS_FAST_EVENTS];
+    int count = wait_for_events(fast, events, timeout < LONGEST_WAIT ? timeout : LONGEST_WAIT), i;
+
+    if (count < 0) {
+        if (errno != EINTR)
+            return -1;
+        count = 0;
+    }
+    read_clock(fast);
+    for (i = 0; i < count; i++) {
+        int fd = events[i].data.fd;
+        uint32_t bits = events[i].events;
+        struct ts_flow *flow = fd >= 0 && fd < fast->fd_capacity ? fast->by_fd[fd] : NULL;
+
+        if (fd == fast->device_fd && bits & ~(uint32_t)EPOLLOUT)
+            read_device(fast);
+        if (flow && flow->reason == TS_KEPT) {
+            serve_socket(fast, flow, bits);
+        } else if (fd == fast->device_fd ? bits & EPOLLOUT : !ts_udp_serve(fast, fd, &bits)) {
+            fast->ready[fast->ready_count].fd = fd;
+            fast->ready[fast->ready_count++].events = bits;
+        }
+    }
+    delayed_acks(fast);
+    collect_reports(fast);
+    if (count || fast->marked_count)
+        fast->rounds++;
+    return count || fast->marked_count;
+}
+
+int ts_fast_input(struct ts_fast *fast, double timeout)
+{
+    if (reset(fast)) {
+        read_clock(fast);
+        return 1;
+    }
+    return input(fast, timeout);
+}
+
+void ts_fast_flush(struct ts_fast *fast)
+{
+    uint32_t i;
+
+    for (i = 0; i < fast->marked_count; i++) {
+        struct ts_flow *flow = fast->marked[i];
+
+        flow->is_marked = 0;
+        if (flow->reason == TS_KEPT)
+            ts_flow_flush(fast, flow, fast->now);
+    }
+    fast->marked_count = 0;
+}
+
+static int is_for_python(const struct ts_fast *fast)
+{
+    uint32_t i;
+
+    if (fast->frame_count || fast->ready_count || fast->udp->datagram_count || fast->refused_count ||
+        fast->device_errno)
+        return 1;
+    for (i = 0; i < fast->report_count; i++)
+        if (fast->reports[i]->report & ~(uint32_t)TS_REPORT_TIMER)
+            return 1;
+    return 0;
+}
+
+/*
+ * Rounds in a row, until there is something for Python (1; `ts_fast_flush` is still to be called), nothing has
+ * been ready for `linger` seconds or `deadline` has come or `rounds` were done (0), or epoll failed (-1).
+ */
+int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t rounds)
+{
+    int is_done = reset(fast);
+
+    read_clock(fast);
+    if (is_done)
+        return 1;
+    while (rounds--) {
+        double timeout = linger, due = ts_fast_deadline(fast);
+        int done;
+
+        if (deadline < due)
+            due = deadline;
+        if (due - fast->now < timeout)
+            timeout = due - fast->now;
+        done = input(fast, timeout);
+        if (done < 0)
+            return -1;
+        if (is_for_python(fast))
+            return 1;
+        ts_fast_flush(fast);
+        if (is_for_python(fast))
+            return 1;
+        if (!done || fast->now >= deadline)
+            return 0;
+    }
+    return 0;
+}
+
+double ts_fast_deadline(const struct ts_fast *fast)
+{
+    return fast->ack_oldest ? fast->ack_oldest->ack_deadline : TS_NEVER;
+}

@@ -1,0 +1,232 @@
+"""The fast path, as Python sees it: established flows of TCP and UDP that are carried in C.
+
+`csrc/fastpath.h` and `csrc/fast_udp.h` state the theory of operation and every field; `tunstack.tcp.lease`
+fills a flow in and reads it back, `tunstack.nat.fast` and `tunstack.nat.fast_udp` decide on flows. There is
+no twin of this module: the reference is the Python stack itself, and where `available` is False that carries
+every flow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NamedTuple
+
+from tunstack import native
+
+ffi: Any = None
+lib: Any = None
+available = False
+"""Whether there is a fast path here: the C side was built, is not turned off, and the platform has epoll."""
+
+if native.implementation == "c":
+    from tunstack.native import accelerated
+
+    ffi, lib = accelerated.ffi, accelerated.lib
+    available = hasattr(lib, "ts_fast_new")
+
+
+class Datagram(NamedTuple):
+    """A datagram, or a train of them, that C has received and not carried; see `struct ts_datagram`."""
+
+    socket: Any
+    payload: bytes
+    address: bytes
+    port: int
+    scope: int
+    traffic_class: int
+    segment: int
+
+
+class FastPath:
+    """The C side of one gateway: its flows, and the rounds in which they are served.
+
+    Attributes:
+        c: the `struct ts_fast`; its fields say what a call has left for Python.
+    """
+
+    __slots__ = ("_flows", "c")
+
+    def __init__(self, seed: int, *, epoll_fd: int, device_fd: int, mac: bytes | None) -> None:
+        """`seed`: 64 random bits, a secret. `mac`: ours, None on a link without MACs. MemoryError."""
+        if not available:
+            raise RuntimeError("there is no fast path on this platform")
+        self.c = ffi.gc(_or_error(lib.ts_fast_new(seed)), lib.ts_fast_free)
+        self._flows: set[Any] = set()
+        self.c.epoll_fd = epoll_fd
+        self.c.device_fd = device_fd
+        self.c.l2 = mac is not None
+        self.c.mac = mac or bytes(6)
+
+    def __len__(self) -> int:
+        """Flows that are carried in C."""
+        return len(self._flows)
+
+    def new_flow(self) -> Any:
+        """A `struct ts_flow` with everything 0, to be filled in. MemoryError."""
+        return _or_error(lib.ts_flow_new())
+
+    def offer(self, flow: Any) -> bool:
+        """Let C carry `flow`; False, and it is freed, if its key or its descriptor is taken."""
+        if lib.ts_fast_offer(self.c, flow):
+            lib.ts_flow_free(self.c, flow)
+            return False
+        self._flows.add(flow)
+        return True
+
+    def remove(self, flow: Any) -> None:
+        """C carries `flow` no longer; it can be read until it is freed."""
+        lib.ts_fast_remove(self.c, flow)
+        self._flows.discard(flow)
+
+    def free(self, flow: Any) -> None:
+        """Give back what a removed flow holds."""
+        lib.ts_flow_free(self.c, flow)
+
+    def run(self, linger: float, deadline: float, rounds: int) -> int:
+        """Rounds in a row; see `ts_fast_run`. Times in seconds."""
+        answer: int = lib.ts_fast_run(self.c, linger, deadline, rounds)
+        if answer < 0:
+            raise OSError(ffi.errno, f"epoll: {os.strerror(ffi.errno)}")
+        return answer
+
+    def flush(self) -> None:
+        """The second half."""
+        lib.ts_fast_flush(self.c)
+
+    def next_timeout(self) -> float:
+        """When `run` wants to be called though nothing is ready (seconds); infinity if never."""
+        deadline: float = lib.ts_fast_deadline(self.c)
+        return deadline
+
+    def fill(self, flow: Any, data: memoryview, *, readable: bool) -> None:
+        """Append `data` to what the socket is to take (`readable`) or to what is to be sent."""
+        if lib.ts_flow_fill(self.c, flow, readable, ffi.from_buffer(data), len(data)):
+            raise MemoryError
+
+    def drain(self, flow: Any) -> tuple[bytes, bytes, list[tuple[int, int, float]]]:
+        """What is to be sent or is in flight, what the socket has not taken, and the records of what is in
+        flight as (seq, end, at), oldest first; C forgets all three.
+        """
+        sent = []
+        record = flow.sent_first
+        while record:
+            sent.append((record.seq, record.end, record.at))
+            record = record.next
+        queued = self._copy(flow, flow.out.length, readable=False)
+        readable = self._copy(flow, lib.ts_flow_readable(flow), readable=True)
+        lib.ts_flow_clear(self.c, flow)
+        return queued, readable, sent
+
+    def _copy(self, flow: Any, size: int, *, readable: bool) -> bytes:
+        if not size:
+            return b""
+        data = ffi.new("uint8_t[]", size)
+        if lib.ts_flow_copy(flow, readable, data, size):
+            raise AssertionError("a queue changed its length")
+        return bytes(ffi.buffer(data))
+
+    def add_sent(self, flow: Any, seq: int, end: int, at: float) -> None:
+        """A record of [seq, end), sent at `at`, at the end of those in flight."""
+        if lib.ts_flow_sent(self.c, flow, seq, end, at):
+            raise MemoryError
+
+    def frames(self) -> list[memoryview]:
+        """The frames that are Python's, virtio-net header first; valid until the next call."""
+        c = self.c
+        return [memoryview(ffi.buffer(frame.data, frame.length)) for frame in c.frames[0 : c.frame_count]]
+
+    def refused(self) -> list[bytes]:
+        """Frames that the device did not take, virtio-net header first; they are Python's to write."""
+        c = self.c
+        if not c.refused_count:
+            return []
+        data = bytes(ffi.buffer(c.refused.data, c.refused.length))
+        frames = []
+        place = 0
+        while place < len(data):
+            end = place + 4 + int.from_bytes(data[place : place + 4], sys.byteorder)
+            frames.append(data[place + 4 : end])
+            place = end
+        return frames
+
+    def ready(self) -> list[tuple[int, int]]:
+        """Descriptors without a flow that are ready, with what epoll says of them."""
+        c = self.c
+        return [(ready.fd, ready.events) for ready in c.ready[0 : c.ready_count]]
+
+    def reports(self) -> list[Any]:
+        """The flows about which there is something to decide, or that are returned."""
+        c = self.c
+        return list(c.reports[0 : c.report_count])
+
+    # UDP
+
+    def open_socket(self, fd: int) -> Any | None:
+        """A `struct ts_udp_socket` of descriptor `fd`, or None: it is taken, or there is no memory."""
+        return lib.ts_udp_open(self.c, fd) or None
+
+    def close_socket(self, udp_socket: Any) -> None:
+        """Forget `udp_socket`, whose paths have been withdrawn."""
+        lib.ts_udp_close(self.c, udp_socket)
+
+    def new_path(self) -> Any:
+        """A `struct ts_udp_path` with everything 0, to be filled in. MemoryError."""
+        return _or_error(lib.ts_udp_path_new())
+
+    def offer_path(self, udp_socket: Any, path: Any) -> bool:
+        """Let C carry `path`; False, and it is freed, if its key is taken or there is no memory."""
+        return not lib.ts_udp_offer(self.c, udp_socket, path)
+
+    def withdraw_path(self, path: Any) -> None:
+        """C carries `path` no longer, and it is freed."""
+        lib.ts_udp_withdraw(self.c, path)
+
+    def used_since(self) -> list[Any]:
+        """The sockets that C has used since the last call, in the order of their last use."""
+        sockets = []
+        c = self.c.udp.recent_oldest
+        if c:
+            while c:
+                sockets.append(c)
+                c = c.newer
+            lib.ts_udp_seen(self.c)
+        return sockets
+
+    def sent_since(self, udp_socket: Any) -> list[tuple[bytes, int, bytes]]:
+        """The paths that C has sent on since the last call, in the order of their last use.
+
+        Of each the destination's address and port in the guest's view, and the quote.
+        """
+        sent = []
+        path = udp_socket.newest
+        while path and path.is_used:
+            size = 4 if path.family == 4 else 16
+            address = bytes(path.address[size : 2 * size])
+            port = path.ports[2] << 8 | path.ports[3]
+            sent.append((address, port, bytes(ffi.buffer(path.quote, path.quote_length))))
+            path = path.older
+        lib.ts_udp_seen_paths(udp_socket)
+        return sent[::-1]
+
+    def datagrams(self) -> list[Datagram]:
+        """The datagrams that are Python's, in the order in which they were received."""
+        udp = self.c.udp
+        return [
+            Datagram(
+                datagram.socket,
+                bytes(ffi.buffer(datagram.data, datagram.length)),
+                bytes(ffi.buffer(datagram.address, datagram.address_length)),
+                datagram.port,
+                datagram.scope,
+                datagram.traffic_class,
+                datagram.segment,
+            )
+            for datagram in udp.datagrams[0 : udp.datagram_count]
+        ]
+
+
+def _or_error(pointer: Any) -> Any:
+    if not pointer:
+        raise MemoryError
+    return pointer

@@ -1,0 +1,1 @@
+"""The packetdrill language: lexer, parser, syntax tree and printer."""
