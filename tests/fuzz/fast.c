@@ -4,13 +4,12 @@
  */
 #define _GNU_SOURCE
 #define TUNSTACK_NO_FAULTS
+#include "device.h"
 #include "fast.h"
 #include "faults.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 static const uint32_t segment_sizes[] = {1448, 1, 2, 536, 8948, 65483};
 static const uint32_t windows[] = {65535, 100000, 1000, 100, 1, 0, 1 << 20, 20};
@@ -24,16 +23,6 @@ static uint8_t scratch[TS_FAST_FRAME + 100000];
 static struct slot *pick_slot(struct world *world, struct input *input)
 {
     return &world->slots[take8(input) % SLOTS];
-}
-
-static void watch(struct world *world, int fd, uint32_t events)
-{
-    struct epoll_event event;
-
-    memset(&event, 0, sizeof event);
-    event.events = events;
-    event.data.fd = fd;
-    CHECK(!epoll_ctl(world->fast->epoll_fd, EPOLL_CTL_ADD, fd, &event));
 }
 
 static int fill_queue(struct world *world, struct ts_flow *flow, int in, uint32_t seq, uint32_t size)
@@ -179,7 +168,7 @@ static void offer(struct world *world, struct input *input)
         close(ends[1]);
         return;
     }
-    watch(world, ends[0], flow->interest);
+    watch(world->fast, ends[0], flow->interest);
     memset(slot, 0, sizeof *slot);
     slot->flow = flow;
     slot->id = id;
@@ -340,14 +329,11 @@ static void guest_receives(struct world *world)
 
 static void check_refused(const struct world *world)
 {
-    const struct ts_frame *refused = &world->fast->refused;
     uint32_t at = 0, count = 0, length;
+    const uint8_t *data;
 
-    for (; at < refused->length; at += 4 + length, count++) {
-        memcpy(&length, refused->data + at, 4);
-        CHECK(length <= refused->length - at - 4);
-        check_sent(world, refused->data + at + 4, length);
-    }
+    for (; (data = next_refused(world->fast, &at, &length)); count++)
+        check_sent(world, data, length);
     CHECK(count == world->fast->refused_count);
 }
 
@@ -535,9 +521,8 @@ static void operate(struct world *world, struct input *input)
 static void open_world(struct world *world, struct input *input)
 {
     static const uint32_t sizes[] = {4096, 1024, 65536};
-    uint32_t how = take8(input), size = 1 << 20;
+    uint32_t how = take8(input);
     struct ts_fast *fast;
-    int ends[2];
 
     memset(world, 0, sizeof *world);
     memset(&faults, 0, sizeof faults);
@@ -550,17 +535,8 @@ static void open_world(struct world *world, struct input *input)
     CHECK(fast);
     world->fast = fast;
     faults.allocation = 0;
-    CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends));
-    setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    fast->epoll_fd = epoll_create1(0);
-    CHECK(fast->epoll_fd >= 0);
-    fast->device_fd = ends[0];
-    world->guest = ends[1];
-    watch(world, ends[0], EPOLLIN);
+    world->guest = open_device(fast, how & 1, 1 << 20);
     world->now = 1000;
-    fast->l2 = how & 1;
-    memcpy(fast->mac, gateway_mac, 6);
     fast->clock_offset = 5;
     fast->delayed_ack = 0.04;
     fast->read_minimum = 1024;
@@ -582,10 +558,7 @@ static void close_world(struct world *world)
     CHECK(fast->send_free == world->send_limit && fast->keep_free == world->keep_limit);
     CHECK(fast->receive_free == world->receive_limit && !fast->flow_count);
     CHECK(!fast->marked_count && !fast->report_count && ts_fast_deadline(fast) == TS_NEVER);
-    close(fast->epoll_fd);
-    close(fast->device_fd);
-    close(world->guest);
-    ts_fast_free(fast);
+    close_device(fast, world->guest);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

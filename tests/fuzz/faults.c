@@ -59,6 +59,31 @@ ssize_t faulty_recvmsg(int fd, struct msghdr *message, int flags)
     return call_fails(&faults.receive) ? -1 : recvmsg(fd, message, flags);
 }
 
+int faulty_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+    unsigned most = faults.cut && faults.cut < count ? faults.cut : count;
+
+    faults.cut = 0;
+    return call_fails(&faults.send) ? -1 : sendmmsg(fd, messages, most, flags);
+}
+
+int faulty_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout)
+{
+    return call_fails(&faults.receive) ? -1 : recvmmsg(fd, messages, count, flags, timeout);
+}
+
+int faulty_poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    int result = poll(fds, count, timeout);
+
+    if (faults.poll && count) {
+        faults.poll = 0;
+        fds->revents |= POLLERR;
+        return 1;
+    }
+    return result;
+}
+
 int faulty_clock_gettime(clockid_t clock, struct timespec *time)
 {
     (void)clock;

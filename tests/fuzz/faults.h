@@ -2,6 +2,7 @@
 #ifndef TUNSTACK_FAULTS_H
 #define TUNSTACK_FAULTS_H
 
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -13,6 +14,8 @@ struct faults {
     uint32_t allocation;      /* the how manieth from now fails; 0: none */
     int read;                 /* errno of all reads; 0: they work */
     int write, send, receive; /* errno of the next one */
+    unsigned cut;             /* messages that the next sendmmsg takes; 0: all */
+    int poll;                 /* whether the next one finds an error */
     double now;               /* of the monotonic clock */
 };
 extern struct faults faults;
@@ -24,6 +27,9 @@ ssize_t faulty_read(int fd, void *data, size_t size);
 ssize_t faulty_writev(int fd, const struct iovec *views, int count);
 ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags);
 ssize_t faulty_recvmsg(int fd, struct msghdr *message, int flags);
+int faulty_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags);
+int faulty_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout);
+int faulty_poll(struct pollfd *fds, nfds_t count, int timeout);
 int faulty_clock_gettime(clockid_t clock, struct timespec *time);
 
 #ifndef TUNSTACK_NO_FAULTS
@@ -34,6 +40,9 @@ int faulty_clock_gettime(clockid_t clock, struct timespec *time);
 #define writev faulty_writev
 #define sendmsg faulty_sendmsg
 #define recvmsg faulty_recvmsg
+#define sendmmsg faulty_sendmmsg
+#define recvmmsg faulty_recvmmsg
+#define poll(...) faulty_poll(__VA_ARGS__)
 #define clock_gettime faulty_clock_gettime
 #endif
 

@@ -22,13 +22,22 @@ warnings='-std=gnu99 -g -O2 -fno-omit-frame-pointer -Wall -Wextra -Wshadow -Werr
 sanitizers='-fsanitize=address,undefined -fno-sanitize-recover=all'
 export UBSAN_OPTIONS=print_stacktrace=1
 
-# The C files that a target is for.
+# The C files that a target is built of.
 subjects() {
   case $1 in
     checksum) echo checksum ;;
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
-    fast) echo fast_table fast_queue fast_input fast_output fast_udp fast_loop checksum ;;
+    fast | udp) echo fast_table fast_queue fast_input fast_output fast_udp fast_loop checksum ;;
+  esac
+}
+
+# Those of them that it is for.
+aims() {
+  case $1 in
+    fast) subjects fast | sed 's/ fast_udp//' ;;
+    udp) echo fast_udp ;;
+    *) subjects "$1" ;;
   esac
 }
 
@@ -49,10 +58,12 @@ build() {
     cd "$work/$target.o"
     faults=""
     parts=$target
-    if [ "$target" = fast ]; then
-      faults="-include faults.h"
-      parts="fast fast_checks faults"
-    fi
+    case $target in
+      fast | udp)
+        faults="-include faults.h"
+        parts="$target ${target}_checks faults"
+        ;;
+    esac
     case " $* " in *fuzzer*) ;; *) parts="$parts replay" ;; esac
     for name in $(subjects "$target"); do
       "$compiler" $warnings "$@" -D_GNU_SOURCE= -I "$csrc" -I "$here" $faults -c "$csrc/$name.c"
@@ -95,8 +106,8 @@ replay() {
 # coverage TARGET: lines of its C files that the inputs reach.
 coverage() {
   kept "$1" | xargs -0 timeout 300 "$work/$1"
-  (cd "$work/$1.o" && for name in $(subjects "$1"); do gcov -n "$name.gcda" 2>/dev/null; done) |
-    awk -v target="$1" -v wanted=" $(subjects "$1") " -v least=$least '
+  (cd "$work/$1.o" && for name in $(aims "$1"); do gcov -n "$name.gcda" 2>/dev/null; done) |
+    awk -v target="$1" -v wanted=" $(aims "$1") " -v least=$least '
       /^File/ { name = $0; sub(/\047$/, "", name); sub(/.*[\/\047]/, "", name); is_c = sub(/\.c$/, "", name) }
       /^Lines executed/ && is_c && index(wanted, " " name " ") && !(name in seen) {
         seen[name] = 1
@@ -135,7 +146,7 @@ keep() {
 }
 
 status=0
-for target in ${TARGETS:-checksum coalesce segment fast}; do
+for target in ${TARGETS:-checksum coalesce segment fast udp}; do
   case $mode in
     # shellcheck disable=SC2086
     replay | one) [ "$mode" = one ] && target=$2; build "$target" "${CC:-gcc}" $sanitizers ;;

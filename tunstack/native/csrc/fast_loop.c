@@ -76,8 +76,9 @@ static void read_device(struct ts_fast *fast)
             break;
         }
         fast->frames_in++;
-        if (length < TS_FAST_FRAME && (ts_fast_receive(fast, data, (uint32_t)length, fast->now) ||
-                                       ts_udp_receive(fast, data, (uint32_t)length))) {
+        /* One that was cut off does not hold what its IP header says, and is not taken. */
+        if (ts_fast_receive(fast, data, (uint32_t)length, fast->now) ||
+            ts_udp_receive(fast, data, (uint32_t)length)) {
             fast->frames_fast++;
             taken++;
             continue;
