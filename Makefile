@@ -8,7 +8,7 @@
 #   make mutants  one fault at a time in a copy of the package: the test of its requirement must fail
 #   make sanitize the native tests under ASan and UBSan
 #   make fuzz     the C side on inputs that a fuzzer makes, FUZZ_SECONDS (20) for each target; needs clang
-#   make bench-quick  tunstack beside other gateways, 3 minutes; needs root
+#   make bench-quick  tunstack, compiled as users have it, beside other gateways, 3 minutes; needs root
 #   make bench    all of it, 40 minutes; writes docs/benchmarks/
 #   make docs     the documentation as a site, in site/
 #   make clean    remove what the others made, the virtual environment included
@@ -77,16 +77,29 @@ sanitize: $(VENV)/.with-test
 fuzz:
 	tests/fuzz/fuzz.sh run
 
-bench-quick: $(VENV)/.with-bench
-	$(BIN)/python -m bench all --quick --out build/bench-quick $(BENCH_ARGS)
+# Measured is what an installation gives, the compiled core included, so it is one, in an environment of its own.
+BENCH_VENV ?= .venv-bench
 
-bench: $(VENV)/.with-bench
-	$(BIN)/python -m bench all --out docs/benchmarks $(BENCH_ARGS)
+$(BENCH_VENV)/.installed: $(INPUTS) $(shell find tunstack -name '*.py')
+	$(MAKE) VENV=$(BENCH_VENV) $(BENCH_VENV)/.empty
+	@echo "building tunstack as users have it; this takes a minute or two"
+	$(BENCH_VENV)/bin/python -m pip install --disable-pip-version-check --quiet '.[bench]'
+	@touch $@
+
+$(VENV)/.empty:
+	$(MAKE_VENV)
+	@touch $@
+
+bench-quick: $(BENCH_VENV)/.installed
+	$(BENCH_VENV)/bin/python -m bench all --quick --out build/bench-quick $(BENCH_ARGS)
+
+bench: $(BENCH_VENV)/.installed
+	$(BENCH_VENV)/bin/python -m bench all --out docs/benchmarks $(BENCH_ARGS)
 
 docs: $(VENV)/.with-docs
 	$(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f tunstack/native/_native.c tunstack/native/*.so tunstack/native/*.o
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -203,5 +203,22 @@ def core(rounds: int) -> None:
     click.echo(render_core(measure_core(rounds)))
 
 
+@main.command()
+@click.option("--connections", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--most", type=click.IntRange(1, 500), default=40, show_default=True, help="Functions to list.")
+def calls(connections: int, most: int) -> None:
+    """CPU time and Python calls of a connection, and where they are; tunstack only."""
+    if not sandbox.inside():
+        sys.exit(sandbox.reenter(sys.argv[1:]))
+    from bench.calls import measure as measure_calls
+
+    try:
+        sandbox.prepare_host()
+        with built() as load:
+            click.echo(measure_calls(load, connections, most))
+    except sandbox.BenchError as error:
+        raise click.ClickException(str(error)) from None
+
+
 if __name__ == "__main__":
     main(prog_name="python -m bench")

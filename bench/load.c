@@ -1,7 +1,8 @@
 /*
  * The load generator of the benchmarks. One thread, epoll, as few system calls as the job allows.
  *
- *   load serve ADDRESS PORT                         answers requests over TCP, returns datagrams over UDP
+ *   load serve ADDRESS PORT                         answers requests over TCP, at PORT and the PORTS - 1 ports
+ *                                                   behind it; returns datagrams over UDP
  *   load requests ADDRESS PORT CONNECTIONS SECONDS  request, response, on connections that stay open
  *   load connects ADDRESS PORT CONNECTIONS SECONDS  connect, request, response, close; so many at a time
  *   load hold ADDRESS PORT CONNECTIONS              opens them, one request each, "ready"; until stdin ends
@@ -30,20 +31,42 @@ enum {
     REQUEST = 128,   /* bytes */
     RESPONSE = 1024, /* bytes */
     EVENTS = 256,
+    PORTS = 16, /* `connects` takes them in turn: one port has 64,000 connections in a minute of TIME-WAIT */
 };
 
+#define LISTENS UINT32_MAX /* in the place of the bytes of a request */
+
 static const uint64_t STALL = 5000000000; /* without any event: the gateway is stuck */
+
+/* `a` with a port that is `offset` higher. */
+static struct address beyond(const struct address *a, unsigned offset)
+{
+    struct address result = *a;
+    /* It stands at the same place in both families. */
+    char *at = (char *)&result.at + offsetof(struct sockaddr_in, sin_port);
+    uint16_t port;
+    memcpy(&port, at, sizeof port);
+    port = htons((uint16_t)(ntohs(port) + offset));
+    memcpy(at, &port, sizeof port);
+    return result;
+}
 
 static void serve(const struct address *a)
 {
     unsigned most = descriptors();
     uint32_t *got = calloc(most, sizeof *got); /* bytes of the request that is coming in, by descriptor */
-    int listener = bound(a, SOCK_STREAM | SOCK_NONBLOCK), udp = bound(a, SOCK_DGRAM | SOCK_NONBLOCK);
-    int epoll = poller();
+    int udp = bound(a, SOCK_DGRAM | SOCK_NONBLOCK), epoll = poller();
     struct epoll_event events[EVENTS];
-    if (!got || listen(listener, 4096) < 0)
-        fail("listen");
-    watch(epoll, listener, EPOLLIN, (uint64_t)listener);
+    if (!got)
+        fail("calloc");
+    for (unsigned i = 0; i < PORTS; i++) {
+        struct address at = beyond(a, i);
+        int listener = bound(&at, SOCK_STREAM | SOCK_NONBLOCK);
+        if (listen(listener, 4096) < 0)
+            fail("listen");
+        got[listener] = LISTENS;
+        watch(epoll, listener, EPOLLIN, (uint64_t)listener);
+    }
     watch(epoll, udp, EPOLLIN, (uint64_t)udp);
     puts("ready");
     fflush(stdout);
@@ -58,9 +81,9 @@ static void serve(const struct address *a)
                     sendto(udp, buffer, (size_t)size, 0, (struct sockaddr *)&from.at, from.length);
                 continue;
             }
-            if (fd == listener) {
+            if (got[fd] == LISTENS) {
                 int client, one = 1;
-                while ((client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+                while ((client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
                     if ((unsigned)client >= most)
                         stuck("too many descriptors");
                     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -89,6 +112,7 @@ struct slot {
     uint32_t got;   /* bytes of the response */
     uint64_t start; /* of the request, or of the connection */
     int asked;
+    unsigned turn; /* connections so far */
 };
 
 static int connected(const struct address *a)
@@ -156,7 +180,8 @@ static void begin(const struct address *a, int epoll, struct slot *s, uint64_t i
     s->got = 0;
     s->asked = 0;
     s->start = now();
-    if (connect(s->fd, (const struct sockaddr *)&a->at, a->length) < 0 && errno != EINPROGRESS)
+    struct address at = beyond(a, s->turn++ % PORTS);
+    if (connect(s->fd, (const struct sockaddr *)&at.at, at.length) < 0 && errno != EINPROGRESS)
         fail("connect");
     watch(epoll, s->fd, EPOLLIN | EPOLLOUT | EPOLLET, index);
 }

@@ -151,11 +151,16 @@ class Tunstack(Gateway):
 
 
 class Crowd(Gateway):
-    """tunstack as a library with room for a crowd of flows."""
+    """tunstack as a library with room for a crowd of flows; its profile goes to the file `profile`."""
+
+    def __init__(self, mtu: int, profile: str | None = None) -> None:
+        self._profile = () if profile is None else (profile,)
+        super().__init__(mtu)
 
     def command(self, mtu: int, pid: int) -> list[str]:
         """See `Gateway`; `-P`, or the modules beside the file would hide others of their names."""
-        return [sys.executable, "-P", str(Path(__file__).with_name("crowd.py")), str(mtu), str(pid)]
+        program = str(Path(__file__).with_name("crowd.py"))
+        return [sys.executable, "-P", program, str(mtu), str(pid), *self._profile]
 
 
 class Slirp4netns(Gateway):
@@ -276,11 +281,7 @@ def speaks(peer: Peer, family: int) -> bool:
 def version(name: str) -> str:
     """What the peer says about its version, in a few words."""
     command = {
-        "tunstack": [
-            sys.executable,
-            "-c",
-            "from importlib.metadata import version as v; print(v('tunstack'))",
-        ],
+        "tunstack": [sys.executable, "-m", "tunstack", "--version"],
         "veth": ["uname", "-r"],
         "pasta": ["dpkg-query", "--show", "--showformat=${Version}", "passt"],
     }.get(name, [name, "--version"])

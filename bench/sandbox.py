@@ -42,7 +42,6 @@ SETTINGS = {
 
 _MARK = "TUNSTACK_BENCH_INSIDE"
 _AGAIN = (
-    # Behind everything else on the path: an installed tunstack is the one to measure.
     "import sys; sys.path.append(sys.argv.pop(1)); from bench.__main__ import main; main(prog_name='bench')"
 )
 
@@ -71,7 +70,9 @@ def reenter(arguments: list[str]) -> int:
             return 1
     # Temporary files go where they are removed even if the inner process is killed.
     with tempfile.TemporaryDirectory(prefix="tunstack-bench-", ignore_cleanup_errors=True) as folder:
-        return _attend(subprocess.Popen(command, env={**os.environ, _MARK: "1", "TMPDIR": folder}))
+        # Safe: what is started from here finds an installed tunstack, and not the tree around it.
+        settings = {_MARK: "1", "TMPDIR": folder, "PYTHONSAFEPATH": "1"}
+        return _attend(subprocess.Popen(command, env={**os.environ, **settings}))
 
 
 def _attend(process: subprocess.Popen[bytes]) -> int:

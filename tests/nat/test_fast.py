@@ -71,6 +71,12 @@ TALLY: collections.Counter[str] = collections.Counter()
 """Offers, returns by reason, and segments, over all examples."""
 
 
+def fields(thing: object) -> dict[str, Any]:
+    """The attributes of an object with slots, whether its class was compiled or not."""
+    names = [name for name in dir(thing) if not name.startswith("__")]
+    return {name: value for name in names if not callable(value := getattr(thing, name, None))}
+
+
 @dataclasses.dataclass(frozen=True)
 class Sent:
     """One frame of a gateway, as far as the guest can tell."""
@@ -217,8 +223,8 @@ class Side:
         assert self.connection is not None
         conn = self.connection
         hot, sender, receiver = conn.hot, conn.sender, conn.receiver
-        values = {f"hot.{name}": getattr(hot, name) for name in hot.__slots__}
-        values |= {f"rtt.{name}": getattr(sender.rtt, name) for name in sender.rtt.__slots__}
+        values = {f"hot.{name}": value for name, value in fields(hot).items()}
+        values |= {f"rtt.{name}": value for name, value in fields(sender.rtt).items()}
         control = sender.congestion
         values |= {
             f"congestion.{name}": getattr(control, name) for name in ("cwnd", "ssthresh", "_epoch", "_last")
@@ -233,7 +239,7 @@ class Side:
             "heard_at": sender.heard_at,
             "last_sent_at": sender.last_sent_at,
             "recover": sender.episode.recover,
-            "ecn": {name: getattr(conn.ecn, name) for name in conn.ecn.__slots__},
+            "ecn": fields(conn.ecn),
             "fack": sender.rack.fack,
             "position": receiver.position,
             "mss": receiver.mss,

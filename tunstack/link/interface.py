@@ -17,6 +17,7 @@ IPv6 uses the same cache. Its questions are ICMPv6 and therefore the IP layer's:
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from tunstack.errors import BadPacket, DropCounters, DropReason
 from tunstack.limits import Limits
@@ -36,6 +37,7 @@ class EthernetLink:
         own_addresses: IP addresses that ARP answers for; owned by the stack, which may change it at any time.
         mtu: of IP packets, bytes.
         neighbours: the cache, for inspection.
+        route: says by whom on the link a destination is reached; None: all are on the link.
     """
 
     __slots__ = (
@@ -47,12 +49,14 @@ class EthernetLink:
         "mtu",
         "neighbours",
         "own_addresses",
+        "route",
     )
 
     def __init__(self, mac: bytes, mtu: int, limits: Limits, drops: DropCounters) -> None:
         self.mac = mac
         self.mtu = mtu
         self.own_addresses: set[bytes] = set()
+        self.route: Callable[[bytes], bytes] | None = None
         self.neighbours = NeighbourCache(limits, drops, self._header)
         self._headers = self.neighbours.headers
         self._drops = drops
@@ -80,8 +84,10 @@ class EthernetLink:
     def send(self, packet: Packet, next_hop: bytes, now: float) -> None:
         """Frame `packet`, whose head starts with the IP header, for `next_hop`; or let it wait for ARP.
 
-        `next_hop` is an address on the link, multicast and limited broadcast included.
+        `next_hop` is an address on the link, multicast and limited broadcast included, or has a `route`.
         """
+        if self.route is not None:
+            next_hop = self.route(next_hop)
         header = self._headers.get(next_hop)
         if header is None:
             header = self._find_header(packet, next_hop, now)

@@ -166,7 +166,8 @@ class DatagramSocket:
 
     def receive(self) -> tuple[bytes, Ancillary, int, Address]:
         """One datagram: payload, ancillary data, flags, sender. Raises OSError (BlockingIOError: none)."""
-        return self._recvmsg(RECEIVE_SIZE, _ANCILLARY)
+        payload, ancillary, flags, sender = self._recvmsg(RECEIVE_SIZE, _ANCILLARY)
+        return payload, ancillary, flags, (sender[0], sender[1])
 
     def _deliver_again(self, payload: Buffer, address: Address, error: OSError, now: float) -> Failure | None:
         for retry in (True, False):

@@ -63,10 +63,10 @@ class UdpForward:
         """Datagrams of clients are there."""
         for _ in range(RECEIVE_BURST):
             try:
-                payload, ancillary, _, address = self._sock.recvmsg(65535, 64)
+                payload, ancillary, _, sender = self._sock.recvmsg(65535, 64)
             except OSError:  # none, or an error of an earlier send, which is void
                 return
-            client = self._client(address, self._local(ancillary), now)
+            client = self._client((sender[0], sender[1]), self._local(ancillary), now)
             if client is not None:
                 client.receive(payload, now)
 
@@ -90,7 +90,7 @@ class UdpForward:
         """Forget a client."""
         if self._clients.pop(client.key, None) is not None:
             self._context.timers.cancel(client)
-            del self._services[UDP, self.gateway, client.port]
+            self._services.pop((UDP, self.gateway, client.port))
 
     def close(self) -> None:
         """Stop: forget all clients and close the socket."""

@@ -23,7 +23,7 @@ class Network:
         own_addresses: IP addresses at which the stack is a host itself. If one of them is IPv6, the
             link-local address of the MAC is among them.
         ip: the IP layer; it knows the directed broadcast addresses of the prefixes.
-        link: what frames packets; `set_link` and `use_link` replace it.
+        link: what frames packets; `set_link` replaces it.
         discovery: speaks for it in NDP; None on a link without neighbours.
     """
 
@@ -64,17 +64,13 @@ class Network:
             self.l2 = l2
             self._make_link()
 
-    def use_link(self, link: EthernetLink | IpLink) -> None:
-        """Take `link`, of the kind that was set, in place of the one that is there."""
-        self.link = link
+    def _make_link(self) -> None:
+        link_class = EthernetLink if self.l2 else IpLink
+        self.link = link = link_class(self._mac, self.mtu, self._limits, self._drops)
         link.own_addresses = self.own_addresses
         self.discovery = None
         if isinstance(link, EthernetLink):
             self.discovery = NeighbourDiscovery(link, self.ip, self._drops)
-
-    def _make_link(self) -> None:
-        link_class = EthernetLink if self.l2 else IpLink
-        self.use_link(link_class(self._mac, self.mtu, self._limits, self._drops))
 
     def is_one_host(self, address: bytes) -> bool:
         """Whether `address` names a single host, and is no broadcast address of this network."""

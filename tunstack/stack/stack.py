@@ -243,10 +243,6 @@ class Stack:
         """Change the kind of link; what waited for neighbours is forgotten."""
         self._network.set_link(l2=l2)
 
-    def use_link(self, link: EthernetLink | IpLink) -> None:
-        """Take `link`, of the kind that was set, in place of the one that is there."""
-        self._network.use_link(link)
-
     def set_timer(self, connection: Connection, deadline: float) -> None:
         """Whoever carries `connection` wants to be asked at `deadline` (seconds)."""
         self._host.timers.set(connection, deadline)

@@ -25,7 +25,6 @@ from tunstack.link.devices.memory import memory_pair
 from tunstack.link.interface import EthernetLink
 from tunstack.nat.context import Services
 from tunstack.nat.poller import EpollPoller
-from tunstack.packet import Packet
 from tunstack.stack import Stack
 from tunstack.testing.services import ServiceHandler
 
@@ -42,6 +41,7 @@ class GuestHost(VirtualHost):
 
     def __init__(self, plan: AddressPlan, limits: Limits) -> None:
         self._plan = plan
+        self._gateways = {len(gateway): gateway for gateway in plan.gateways}
         stack = Stack(
             mac=plan.guest_mac,
             mtu=plan.mtu,
@@ -60,34 +60,22 @@ class GuestHost(VirtualHost):
         """Use `device`, which belongs to the guest from now on. One at a time."""
         l2 = device.offloads.l2
         self.stack.set_link(l2=l2)
-        if l2:
-            self.stack.use_link(_RoutedLink(self._plan, self.stack))
+        if isinstance(self.stack.link, EthernetLink):
+            self.stack.link.route = self._route
         self.engine.attach(device)
+
+    def _route(self, destination: bytes) -> bytes:
+        """The world outside the plan's network lies behind the gateway."""
+        is_group = destination[0] >= (224 if len(destination) == 4 else 0xFF)
+        if is_group or self._plan.contains(destination) or is_link_local(destination):
+            return destination
+        return self._gateways.get(len(destination), destination)
 
     def close(self) -> None:
         """Close every descriptor. The engine must have ended."""
         self.close_sockets()
         self.engine.detach()
         self._poller.close()
-
-
-class _RoutedLink(EthernetLink):
-    """A link on which the world outside the plan's network lies behind the gateway."""
-
-    __slots__ = ("_gateways", "_plan")
-
-    def __init__(self, plan: AddressPlan, stack: Stack) -> None:
-        super().__init__(plan.guest_mac, plan.mtu, stack.limits, stack.drops)
-        self._plan = plan
-        self._gateways = {len(gateway): gateway for gateway in plan.gateways}
-
-    def send(self, packet: Packet, next_hop: bytes, now: float) -> None:
-        on_link = (
-            self._plan.contains(next_hop)
-            or next_hop[0] >= (224 if len(next_hop) == 4 else 0xFF)
-            or is_link_local(next_hop)
-        )
-        super().send(packet, next_hop if on_link else self._gateways.get(len(next_hop), next_hop), now)
 
 
 @contextlib.asynccontextmanager
