@@ -78,7 +78,7 @@ fuzz:
 	tests/fuzz/fuzz.sh run
 
 # Measured is what an installation gives, the compiled core included, so it is one, in an environment of its own.
-BENCH_VENV ?= .venv-bench
+BENCH_VENV ?= $(VENV)-bench
 
 $(BENCH_VENV)/.installed: $(INPUTS) $(shell find tunstack -name '*.py')
 	$(MAKE) VENV=$(BENCH_VENV) $(BENCH_VENV)/.empty

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from tunstack.cli import Failure, GuestCommand, failure_of, run_trio
-from tunstack.cli.options import Settings, guest_options
+from tunstack.cli.options import Settings, guest_options, tun_option
 
 
 @click.command(cls=GuestCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @guest_options
+@tun_option
 @click.argument("target", metavar="PID|NETNS-PATH")
 def command(target: str, **options: Any) -> None:
     """Be the network of the namespace of process PID, or of the one at NETNS-PATH.

@@ -70,7 +70,6 @@ _OPTIONS = (
         "'delay 50ms loss 1% reorder 2% duplicate 1% rate 10mbit limit 100'.",
     ),
     click.option("--shape-down", metavar="WORDS", help="The same for packets to the guest."),
-    click.option("--tun", is_flag=True, help="Use a layer-3 device (TUN) in place of a TAP."),
     click.option("-v", "--verbose", count=True, help="Tell what happens, on stderr; twice: in detail."),
 )
 
@@ -110,7 +109,7 @@ class Settings:
                 pcap=options["pcap"],
                 shape_up=_shape("--shape-up", options["shape_up"]),
                 shape_down=_shape("--shape-down", options["shape_down"]),
-                layer3=options["tun"],
+                layer3=options.get("tun", False),
                 verbose=options["verbose"],
             )
         except PlanError as error:
@@ -155,3 +154,8 @@ def guest_options(function: Function) -> Function:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def tun_option(function: Function) -> Function:
+    """Add `--tun`, for commands that make the device."""
+    return click.option("--tun", is_flag=True, help="Use a layer-3 device (TUN) in place of a TAP.")(function)

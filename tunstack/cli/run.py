@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunstack.cli import OWN_FAILURE, Failure, GuestCommand, failure_of, run_trio
-from tunstack.cli.options import Settings, guest_options
+from tunstack.cli import OWN_FAILURE, Failure, GuestCommand, end, failure_of, run_trio
+from tunstack.cli.options import Settings, guest_options, tun_option
 
 if TYPE_CHECKING:
     import trio
@@ -30,6 +29,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
 )
 @guest_options
+@tun_option
 @click.option("--root", "as_root", is_flag=True, help="The command sees itself as root (uid and gid 0).")
 @click.option("--share-pid", is_flag=True, help="Do not give the command a PID namespace of its own.")
 @click.argument("argv", nargs=-1, required=True, metavar="[--] COMMAND...", type=click.UNPROCESSED)
@@ -53,7 +53,7 @@ def command(argv: tuple[str, ...], as_root: bool, share_pid: bool, **options: An
     # Here, before anything of our own is open: what is inheritable now was given to us for the command.
     inherited = _inherited_fds()
 
-    sys.exit(run_trio(_Session(argv, settings, as_root, share_pid, inherited).run))
+    end(run_trio(_Session(argv, settings, as_root, share_pid, inherited).run))
 
 
 class _Session:
@@ -104,16 +104,19 @@ class _Session:
         """The exit status; a failure is kept, lest a nursery wraps it."""
         from contextlib import AsyncExitStack
 
-        from tunstack import open_gateway
         from tunstack.gateway.namespace import CommandNotRun, NamespaceError, start_in_namespace
 
         killed = True
         environment = _environment_as_given()
-        start = start_in_namespace(self._argv, self._settings.plan, self._options, env=environment)
+        start = start_in_namespace(
+            self._argv, self._settings.plan, self._options, env=environment, meanwhile=_import_gateway
+        )
         try:
             async with AsyncExitStack() as stack:
                 guest = await stack.enter_async_context(start)
                 try:
+                    from tunstack import open_gateway
+
                     options = self._settings.gateway_options()
                     gateway = await stack.enter_async_context(open_gateway(**options))
                     gateway.attach_fd(guest.take_device_fd())
@@ -166,6 +169,10 @@ class _Session:
                 number in FORWARDED or (number in FROM_TERMINAL and not self._terminal.is_foreground())
             ):
                 self._guest.signal(number)
+
+
+def _import_gateway() -> None:
+    """What takes a while, while there is nothing else to do."""
 
 
 def _inherited_fds() -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from tunstack.stack import Stack
 
 if TYPE_CHECKING:
     from tunstack.gateway.namespace import Attachment
+    from tunstack.link.framings import Framing
     from tunstack.link.shaping.spec import ShapeSpec
     from tunstack.link.shaping.stage import StageStatistics
     from tunstack.tcp.statistics import TcpStatistics
@@ -143,6 +145,30 @@ class Gateway(VirtualHost):
                 fd, mtu=self.plan.mtu, batch=self._limits.device_batch, drops=self.stack.drops
             )
         )
+
+    def attach_stream(self, sock: socket.socket, framing: Framing | None = None) -> None:
+        """Serve a connected stream socket that carries frames behind their lengths, by default as QEMU does.
+
+        The gateway closes it in the end, also after an exception.
+
+        Raises:
+            RuntimeError: another device is attached.
+            trio.ClosedResourceError: the gateway has been closed.
+        """
+        from tunstack.link.devices.stream import StreamDevice
+        from tunstack.link.framings import QEMU
+
+        device = StreamDevice(sock, mtu=self.plan.mtu, framing=framing or QEMU, drops=self.stack.drops)
+        try:
+            self.attach_device(device)
+        except BaseException:
+            device.close()
+            raise
+
+    @property
+    def has_device(self) -> bool:
+        """Whether a device is attached."""
+        return self.engine.device is not None
 
     async def attach_namespace(self, target: int | str, *, layer3: bool = False) -> Attachment:
         """Make a device in the network namespace of process `target`, or at that path, and serve it.

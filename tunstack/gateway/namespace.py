@@ -164,11 +164,13 @@ async def start_in_namespace(
     *,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> AsyncIterator[Guest]:
     """A namespace with a configured device, and `command` ready to start in it.
 
     Attach `guest.take_device_fd()` to a gateway, then `guest.start()` and `guest.wait()`. Leaving the
-    context kills whatever still runs in the guest and waits until it is gone.
+    context kills whatever still runs in the guest and waits until it is gone. `meanwhile` is called while
+    another process makes the namespace.
 
     Raises:
         NamespaceError: it cannot be made.
@@ -195,6 +197,8 @@ async def start_in_namespace(
     )
     guest: Guest | None = None
     try:
+        if meanwhile is not None:
+            meanwhile()
         fd, name = await _receive_device(channel)
         guest = Guest(command, channel, fd, name)
         yield guest

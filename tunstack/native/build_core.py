@@ -19,8 +19,8 @@ ROOMS = ("ip", "tcp", "tcp/congestion", "stack", "nat")
 """Compiled as a whole, but for `LEFT_OUT`."""
 MODULES = (
     *("timers.py", "packet.py", "gateway/engine.py"),
-    *(f"link/{name}.py" for name in ("arp", "ethernet", "interface", "neighbour", "transmit")),
-    *(f"link/devices/{name}.py" for name in ("vnet", "tap", "tun")),
+    *(f"link/{name}.py" for name in ("arp", "ethernet", "framings", "interface", "neighbour", "transmit")),
+    *(f"link/devices/{name}.py" for name in ("stream", "vnet", "tap", "tun")),
 )
 LEFT_OUT = ("tcp/isn.py",)
 """Tests steer the sequence numbers."""

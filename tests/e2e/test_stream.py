@@ -1,0 +1,213 @@
+"""`tunstack gateway` and a real Linux kernel behind a framed link, without any offload."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tunstack.demo import traffic
+from tunstack.demo.servers import TrafficServer, UdpEchoServer
+from tunstack.demo.traffic import Order, ramp_digest, share
+
+pytestmark = pytest.mark.netns
+
+MB = 1_000_000
+HOST = "10.0.2.2"
+GUEST = pathlib.Path(__file__).parents[1] / "lab" / "stream_guest.py"
+
+
+class Running:
+    """A `tunstack gateway`; `lines` is what it has said so far."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tunstack", "gateway", "--host-loopback", HOST, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, words: str) -> None:
+        """Read until a new line has `words`."""
+        assert self.process.stdout is not None
+        line = ""
+        while words not in line:
+            line = self.process.stdout.readline()
+            assert line, (self.lines, self.process.stderr and self.process.stderr.read())
+            self.lines.append(line)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End it by a signal."""
+        self.process.send_signal(number)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it ends by itself, in order and without a complaint."""
+        out, complaints = self.process.communicate(timeout=20)
+        self.lines += out.splitlines(keepends=True)
+        assert (self.process.returncode, complaints) == (0, "")
+
+    def kill(self) -> None:
+        """End what is left of it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    return str(tmp_path / "vm.sock")
+
+
+@pytest.fixture
+def gateway(path: str) -> Iterator[Running]:
+    running = Running("--listen", f"qemu+unix://{path}")
+    running.wait_for("waiting at")
+    yield running
+    running.kill()
+
+
+def start_guest(path: str, *command: str, mtu: int = 1500) -> subprocess.Popen[str]:
+    """Start `command` in a guest behind the link at `path`."""
+    script = [sys.executable, "-I", str(GUEST), path, str(mtu)]
+    words = ["unshare", "-n", *script, *command]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def guest(path: str, *command: str) -> str:
+    """Run `command` in a guest behind the link at `path`; returns what it printed."""
+    process = start_guest(path, *command)
+    out, complaints = process.communicate(timeout=60)
+    assert process.returncode == 0, out + complaints
+    return out
+
+
+def findings(path: str, *arguments: object) -> dict[str, Any]:
+    words = [sys.executable, "-I", str(traffic.__file__), *map(str, arguments)]
+    found: dict[str, Any] = json.loads(guest(path, *words))
+    return found
+
+
+def order(**fields: Any) -> str:
+    return Order(**fields).line().decode().strip()
+
+
+@pytest.fixture
+def server() -> Iterator[TrafficServer]:
+    with TrafficServer() as running:
+        yield running
+
+
+@pytest.mark.parametrize("flows", [1, 8])
+def test_20_mb_each_way_arrive_exactly(
+    gateway: Running, path: str, server: TrafficServer, flows: int
+) -> None:
+    total = 20 * MB
+    found = findings(path, "exchange", HOST, server.port, order(id="bulk", up=total, down=total), flows)
+    assert (found["error"], found["bytes"]) == (None, total)
+    assert set(found["sha256"]) == {ramp_digest(share(total, flows, index)) for index in range(flows)}
+    for index in range(flows):
+        size = share(total, flows, index)
+        record = server.wait_record(f"bulk.{index}")
+        assert record == {"bytes": size, "sha256": ramp_digest(size), "error": None}
+    gateway.end()
+
+
+def test_pings_datagrams_and_names(gateway: Running, path: str) -> None:
+    with UdpEchoServer() as echo:
+        assert findings(path, "echo", HOST, echo.port, 1, 1400, 1473, 9000)["wrong"] == {}
+    for address in (HOST, "fd00::2"):
+        assert "3 received" in guest(path, "ping", "-c", "3", "-i", "0.2", address)
+    assert guest(path, "dig", "+short", "@10.0.2.3", "gateway.tunstack.internal", "A").strip() == HOST
+
+
+def test_machines_come_one_after_the_other_and_one_at_a_time(gateway: Running, path: str) -> None:
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            first.connect(path)
+            gateway.wait_for("is connected")
+            second.connect(path)
+            gateway.wait_for("turned away")
+            second.settimeout(10)
+            assert second.recv(10) == b""
+        gateway.wait_for("has gone")
+    gateway.end(signal.SIGINT)
+    assert not pathlib.Path(path).exists()
+
+
+def test_with_once_the_gateway_ends_with_the_machine(path: str) -> None:
+    running = Running("--listen", f"qemu+unix://{path}", "--once")
+    try:
+        running.wait_for("waiting at")
+        assert "1 received" in guest(path, "ping", "-c", "1", HOST)
+        running.wait()
+        assert "has gone" in running.lines[-1]
+    finally:
+        running.kill()
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_it_dials_and_dials_again(path: str, kind: str) -> None:
+    address: Any = path if kind == "unix" else ("127.0.0.1", 0)
+    with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET) as listener:
+        listener.bind(address)
+        listener.settimeout(10)
+        place = path if kind == "unix" else f"127.0.0.1:{listener.getsockname()[1]}"
+        running = Running("--listen", f"qemu+{kind}://{place}?connect=yes")
+        try:
+            running.wait_for("nobody answers")
+            listener.listen()
+            for _ in range(2):
+                client, _ = listener.accept()
+                running.wait_for("is connected")
+                client.close()
+                running.wait_for("has gone")
+            running.end()
+        finally:
+            running.kill()
+
+
+def test_a_socket_file_is_replaced_if_nobody_listens_there(gateway: Running, path: str) -> None:
+    second = Running("--listen", f"qemu+unix://{path}")
+    _, complaint = second.process.communicate(timeout=20)
+    assert (second.process.returncode, complaint.count("\n")) == (125, 1)
+    assert "somebody listens there already" in complaint
+    gateway.kill()
+    assert pathlib.Path(path).exists()
+    third = Running("--listen", f"qemu+unix://{path}")
+    try:
+        third.wait_for("waiting at")
+        third.end()
+    finally:
+        third.kill()
+
+
+def test_an_inherited_socket_is_served() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tunstack", "gateway", "--listen", f"qemu+fd://{theirs.fileno()}"],
+                pass_fds=[theirs.fileno()],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        ours.settimeout(20)
+        ethernet = bytes.fromhex("ffffffffffff0200000000020806")
+        question = bytes.fromhex("00010800060400010200000000020a0002640000000000000a000202")
+        frame = ethernet + question
+        ours.send(len(frame).to_bytes(4, "big") + frame)
+        assert ours.recv(2000)[4:].startswith(bytes.fromhex("020000000002"))
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and "is connected" in out

@@ -1,0 +1,142 @@
+"""A device behind a stream socket, each frame behind its length: QEMU's `-netdev stream`.
+
+Theory of operation. Reading: one recv fills what is free of one buffer, and the frames in it are handed out
+as views; the beginning of the next frame moves to the front before the next recv. Writing: many frames in
+one sendmsg. What the socket takes of a frame cannot be taken back: the rest of a frame that it took a part
+of is kept and goes out in the place of that frame, which counts as refused and is offered again.
+
+There are no offloads: frames come and go as they are on a wire, with complete checksums. Frames larger than
+the MTU are accepted, as some senders make them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from tunstack.errors import DropCounters
+from tunstack.limits import MAX_FRAME
+from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.framings import QEMU, Deframer, Framing
+from tunstack.packet import Buffer, Packet
+
+READ_SIZE = 64 * 1024
+"""Bytes of one recv at the most."""
+_IOV = 512
+"""Views in one sendmsg."""
+_ETHERNET = 14
+
+
+class StreamDevice:
+    """One end of a connected stream socket that carries Ethernet frames. Implements `Device`.
+
+    Attributes:
+        drops: frames that no frame can be, by reason.
+        write_errors: packets that no frame can carry.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        mtu: int,
+        framing: Framing = QEMU,
+        drops: DropCounters | None = None,
+        name: str = "stream",
+    ) -> None:
+        """Take over `sock`; it is made non-blocking. `mtu`: IP MTU of the link in bytes."""
+        sock.setblocking(False)
+        self.name = name
+        self.offloads = Offloads(l2=True, mtu=mtu, max_frame=mtu + _ETHERNET)
+        self.drops = DropCounters() if drops is None else drops
+        self.write_errors = 0
+        self.on_ready: Callable[[], None] | None = None
+        self._sock = sock
+        self._framing = framing
+        self._deframer = Deframer(framing, MAX_FRAME, self.drops)
+        self._buffer = bytearray(framing.prefix + MAX_FRAME + READ_SIZE)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._unsent: bytes | None = None
+        """The rest of a frame of which the socket has taken a part."""
+
+    def fileno(self) -> int:
+        """See `Device`."""
+        return self._sock.fileno()
+
+    def set_offloads(self, enabled: bool) -> None:
+        """See `Device`; there are none."""
+
+    def read_batch(self, limit: int) -> list[Packet]:
+        """See `Device`. One recv is one batch: nothing waits of which the descriptor does not tell."""
+        left = self._end - self._start
+        if self._start:
+            self._view[:left] = self._view[self._start : self._end]
+            self._start, self._end = 0, left
+        try:
+            count = self._sock.recv_into(self._view[left : left + READ_SIZE])
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError as error:
+            raise DeviceClosed(f"{self.name}: {os.strerror(error.errno or 0)}") from None
+        if not count:
+            raise DeviceClosed(f"the other end of {self.name} is closed")
+        self._end += count
+        if self._end < self._deframer.wanted:
+            return []
+        frames, used = self._deframer.find(self._view[: self._end])
+        self._start = used
+        return list(map(Packet, frames))
+
+    def write_batch(self, packets: Sequence[Packet]) -> int:
+        """See `Device`. The first of `packets` must be the one that was refused, if one was."""
+        taken = 0
+        while taken < len(packets):
+            parts = self._collect(packets, taken)
+            sent = self._send([view for part in parts for view in part])
+            for part in parts:
+                length = sum(map(len, part))
+                if sent < length:
+                    if sent:
+                        self._unsent = b"".join(part)[sent:]
+                    return taken
+                sent -= length
+                taken += 1
+                self._unsent = None
+        return taken
+
+    def close(self) -> None:
+        """See `Device`."""
+        self._sock.close()
+
+    def _collect(self, packets: Sequence[Packet], start: int) -> list[list[Buffer]]:
+        """The views to be sent of as many packets as one call takes; none of a packet that never can be."""
+        parts: list[list[Buffer]] = []
+        count = 0
+        for packet in packets[start:]:
+            length = len(packet)
+            part: list[Buffer] = []
+            if self._unsent is not None and not parts:
+                part.append(self._unsent)
+            elif 0 < length <= self.offloads.max_frame:
+                part += [self._framing.header(length), packet.head, *packet.payload]
+            else:
+                self.write_errors += 1
+            count += len(part)
+            if count > _IOV and parts:
+                break
+            parts.append(part)
+        return parts
+
+    def _send(self, views: Sequence[Buffer]) -> int:
+        """The bytes that the socket has taken."""
+        if not views:
+            return 0
+        try:
+            return self._sock.sendmsg(views, (), socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise DeviceClosed(f"{self.name}: {os.strerror(error.errno or 0)}") from None
