@@ -1,4 +1,4 @@
-"""What the tests of the fast path have in common: a device without an interface, and chosen moments."""
+"""What the tests of the fast path have in common: a device without an interface, and single turns."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PairDevice:
         self.guest.close()
 
 
-def turn(engine: Engine, fast: ChosenMoments | None, now: float, offer: bool) -> bool:
+def turn(engine: Engine, fast: FastFlows | None, now: float, offer: bool) -> bool:
     """One turn of `engine` at `now`, by C with `fast`, which may `offer`; False if nothing was ready."""
     if fast is None:
         ready = engine.poller.poll()
@@ -84,13 +84,3 @@ def turn(engine: Engine, fast: ChosenMoments | None, now: float, offer: bool) ->
     before = c.rounds
     fast.may_offer = offer
     return engine.fast_turn(fast, 0.0) or bool(c.rounds != before)
-
-
-class ChosenMoments(FastFlows):
-    """Offers flows when it may."""
-
-    may_offer = True
-
-    def offer(self) -> None:
-        if self.may_offer:
-            super().offer()

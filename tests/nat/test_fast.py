@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import random
 import socket
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,8 +23,11 @@ from tunstack.gateway.engine import Engine, _DevicePort
 from tunstack.ip.addresses import Prefix, parse_address
 from tunstack.limits import Limits
 from tunstack.link.devices.vnet import VNET_HEADER
+from tunstack.nat.config import NatConfig
 from tunstack.nat.context import Context, Counters
 from tunstack.nat.descriptors import Budget
+from tunstack.nat.fast import FastFlows
+from tunstack.nat.host_addresses import HostAddresses
 from tunstack.nat.policy import Policy
 from tunstack.nat.poller import EpollPoller
 from tunstack.nat.tcp_flow import TcpFlow
@@ -55,7 +58,7 @@ from tunstack.testing.packets import (
 )
 from tunstack.timers import TimerHeap
 
-from .pair_device import ChosenMoments, PairDevice, turn
+from .pair_device import PairDevice, turn
 from .world import ramp
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
@@ -115,10 +118,11 @@ class Side:
         self.port = _DevicePort(self.engine, self.device)  # type: ignore[arg-type]
         self.port.attach(self.poller)
         self.engine._port = self.port
+        self.addresses = HostAddresses(self.poller)
         self.context = Context(
             stack=self.stack,
             poller=self.poller,
-            policy=cast(Policy, None),
+            policy=Policy(NatConfig(gateway=()), set(), self.addresses),
             limits=limits,
             drops=self.stack.drops,
             timers=TimerHeap(),
@@ -141,7 +145,7 @@ class Side:
                 device_fd=self.device.fileno(),
                 mac=GATEWAY_MAC if l2 else None,
             )
-            self.fast = ChosenMoments(path, self.stack, patience=0)
+            self.fast = FastFlows(path, self.stack, patience=0)
             self.context.carrier = self.fast
         if l2:
             self.stack.link.neighbour_heard(
@@ -265,6 +269,7 @@ class Side:
         if self._ours is not None:
             self._ours.close()
         self.host.close()
+        self.addresses.close()
         self.port.detach(self.poller)
         self.device.close()
         self.poller.close()

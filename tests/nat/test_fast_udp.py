@@ -29,6 +29,7 @@ from tunstack.ip.header import UDP
 from tunstack.limits import Limits
 from tunstack.link.devices.vnet import VNET_HEADER, parse_frame
 from tunstack.nat.config import NatConfig
+from tunstack.nat.fast import FastFlows
 from tunstack.nat.nat import Nat
 from tunstack.nat.poller import EpollPoller
 from tunstack.nat.udp import OFFER_AFTER
@@ -36,7 +37,7 @@ from tunstack.native import fastpath
 from tunstack.packet import GsoType
 from tunstack.stack import Stack
 
-from .pair_device import ChosenMoments, PairDevice, turn
+from .pair_device import PairDevice, turn
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
 
@@ -137,7 +138,7 @@ class Side:
         self.port = _DevicePort(self.engine, self.device)  # type: ignore[arg-type]
         self.port.attach(self.poller)
         self.engine._port = self.port
-        self.fast: ChosenMoments | None = None
+        self.fast: FastFlows | None = None
         if fast:
             path = fastpath.FastPath(
                 7,
@@ -146,7 +147,7 @@ class Side:
                 mac=GATEWAY_MAC if plan.l2 else None,
             )
             path.c.udp.uso = plan.uso
-            self.fast = ChosenMoments(path, self.stack)
+            self.fast = FastFlows(path, self.stack)
             self.nat.set_carrier(self.fast)
         self.servers = [self._server(port) for port in ports[:SERVERS]]
         self.stranger = self._server(ports[STRANGER])

@@ -12,12 +12,14 @@ import pytest
 import tunstack
 from tunstack.native import build_core
 
+NOT_IMPORTED = ("__main__", "_helper", "_kernel_user", "build_native", "build_core")
+"""Programs, and what is run at the root of the source tree."""
 ROOT = pathlib.Path(tunstack.__file__).parents[1]
 
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(ROOT)  # in a wheel the sources lie beside what was made of them
     return set(build_core.sources())
 
 
@@ -33,7 +35,7 @@ def test_no_interpreted_class_inherits_from_a_compiled_one(sources: set[str]) ->
     compiled = {name.removesuffix(".py").replace("/", ".") for name in sources}
     seen = 0
     for info in pkgutil.walk_packages(tunstack.__path__, "tunstack."):
-        if info.name in compiled or info.name.endswith(("__main__", "_helper", "_kernel_user")):
+        if info.name in compiled or info.name.endswith(NOT_IMPORTED):
             continue
         for thing in vars(importlib.import_module(info.name)).values():
             if isinstance(thing, type) and thing.__module__ == info.name:

@@ -20,7 +20,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
@@ -58,6 +58,12 @@ class EventHandler(Protocol):
     def handle(self, event: Event, now: float) -> None: ...
     def next_timeout(self) -> float | None: ...
     def handle_timeout(self, now: float) -> None: ...
+
+
+class FrameDevice(Device, Protocol):
+    """A device that knows the frames that C has read from it."""
+
+    def take_frames(self, frames: Sequence[memoryview]) -> list[Packet]: ...
 
 
 class _DevicePort:
@@ -385,7 +391,7 @@ class Engine:
         """What C has left for Python, and the second half of its round."""
         port = self._port
         assert port is not None
-        device = cast(VnetDevice, port.device)
+        device = cast(FrameDevice, port.device)
         ready = fast.decide(now)
         if frames := fast.fast.frames():
             port.take(device.take_frames(frames), now)

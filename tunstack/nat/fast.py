@@ -78,12 +78,14 @@ class FastFlows:
 
     Attributes:
         datagrams: those of UDP.
+        may_offer: False holds offers back.
     """
 
     def __init__(self, fast: FastPath, stack: Stack, *, patience: int = PATIENCE) -> None:
         """A flow is offered after it was considered more often than `patience` says."""
         self.fast = fast
         self.patience = patience
+        self.may_offer = True
         self._stack = stack
         self.datagrams = FastDatagrams(fast, stack)
         self.changes = stack.link.changes
@@ -108,6 +110,8 @@ class FastFlows:
 
     def offer(self) -> None:
         """Offer what was considered and is common; everything must have been flushed."""
+        if not self.may_offer:
+            return
         self.datagrams.offer()
         if not self._candidates:
             return

@@ -58,9 +58,9 @@ class Network:
         self.discovery: NeighbourDiscovery | None
         self._make_link()
 
-    def set_link(self, *, l2: bool) -> None:
-        """Change the kind of link; what waited for neighbours is forgotten."""
-        if l2 != self.l2:
+    def set_link(self, *, l2: bool, afresh: bool = False) -> None:
+        """Change the kind of link, or begin one `afresh`: neighbours and what waited are forgotten."""
+        if l2 != self.l2 or afresh:
             self.l2 = l2
             self._make_link()
 

@@ -239,9 +239,9 @@ class Stack:
 
     # the link
 
-    def set_link(self, *, l2: bool) -> None:
-        """Change the kind of link; what waited for neighbours is forgotten."""
-        self._network.set_link(l2=l2)
+    def set_link(self, *, l2: bool, afresh: bool = False) -> None:
+        """Change the kind of link, or begin one `afresh`: neighbours and what waited are forgotten."""
+        self._network.set_link(l2=l2, afresh=afresh)
 
     def set_timer(self, connection: Connection, deadline: float) -> None:
         """Whoever carries `connection` wants to be asked at `deadline` (seconds)."""

@@ -59,7 +59,7 @@ class GuestHost(VirtualHost):
     def attach_device(self, device: Device) -> None:
         """Use `device`, which belongs to the guest from now on. One at a time."""
         l2 = device.offloads.l2
-        self.stack.set_link(l2=l2)
+        self.stack.set_link(l2=l2, afresh=True)
         if isinstance(self.stack.link, EthernetLink):
             self.stack.link.route = self._route
         self.engine.attach(device)
