@@ -35,6 +35,8 @@ class State(enum.Enum):
     LAST_ACK = "last-ack"
     TIME_WAIT = "time-wait"
 
+    __hash__ = object.__hash__  # each member is there once, and Enum's own is Python
+
 
 class Event(enum.Enum):
     """What moves a connection from state to state."""
@@ -50,6 +52,8 @@ class Event(enum.Enum):
     RESET = "acceptable RST received"
     ABORT = "aborted, or given up"
     TIME_WAIT_OVER = "2 MSL passed"
+
+    __hash__ = object.__hash__
 
 
 _S, _E = State, Event
