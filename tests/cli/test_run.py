@@ -100,6 +100,23 @@ except SystemExit:
     assert done.stdout.splitlines()[-1] == "imported:"
 
 
+LATER = (
+    *("asyncio", "construct", "dns", "email", "h11", "http", "hypercorn", "hypothesis", "matplotlib"),
+    *("multiprocessing", "pytest", "rich", "starlette", "xml", "yaml"),
+    *("tunstack.api", "tunstack.demo", "tunstack.link.shaping", "tunstack.services.dns", "tunstack.testing"),
+)
+"""What `tunstack run` may import when it is needed, and not before."""
+
+
+def test_a_command_that_asks_for_nothing_imports_nothing() -> None:
+    done = run("true", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "tunstack.gateway.engine" in imported
+    assert not {
+        name for name in imported if any(name == late or name.startswith(f"{late}.") for late in LATER)
+    }
+
+
 def test_the_environment_is_as_given() -> None:
     # In the C locale Python sets LC_CTYPE for itself; the command must not see that.
     for given in ({"A": "1"}, {"A": "1", "LC_CTYPE": ""}, {"A": "1", "LC_CTYPE": "C.UTF-8"}):

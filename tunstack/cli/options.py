@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,7 +19,9 @@ from tunstack.gateway.plan import (
     parse_host_loopback,
     parse_resolver,
 )
-from tunstack.link.shaping.spec import ShapeError, ShapeSpec
+
+if TYPE_CHECKING:
+    from tunstack.link.shaping.spec import ShapeSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -143,6 +145,8 @@ class Settings:
 def _shape(option: str, words: str | None) -> ShapeSpec | None:
     if words is None:
         return None
+    from tunstack.link.shaping.spec import ShapeError, ShapeSpec
+
     try:
         return ShapeSpec.parse(words)
     except ShapeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -173,6 +174,7 @@ class _Session:
 
 def _import_gateway() -> None:
     """What takes a while, while there is nothing else to do."""
+    importlib.import_module("tunstack.gateway.gateway")
 
 
 def _inherited_fds() -> tuple[int, ...]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tunstack.link.framings import Framing
     from tunstack.link.shaping.spec import ShapeSpec
     from tunstack.link.shaping.stage import StageStatistics
+    from tunstack.services.dns import DnsService
     from tunstack.tcp.statistics import TcpStatistics
 
 log = logging.getLogger("tunstack")
@@ -363,7 +364,7 @@ async def _start_dns(
     hosts: dict[str, bytes],
     host_loopback: bytes | None,
 ) -> None:
-    from tunstack.services.dns import DnsService
+    from tunstack.gateway.late_dns import LateDns
     from tunstack.services.local_names import LocalNames
     from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf
 
@@ -376,7 +377,14 @@ async def _start_dns(
     upstreams: FixedResolvers | ResolvConf = ResolvConf()
     if resolvers:
         upstreams = FixedResolvers(Nameserver(address, port=port) for address, port in resolvers)
-    service = DnsService(LocalNames(names), upstreams, gateway.stack.limits, gateway.stack.drops)
+    local = LocalNames(names)
+
+    def make() -> DnsService:
+        from tunstack.services.dns import DnsService
+
+        return DnsService(local, upstreams, gateway.stack.limits, gateway.stack.drops)
+
+    service = LateDns(make)
     for own in map(format_address, gateway.plan.resolvers):
         nursery.start_soon(service.serve_udp, await gateway.open_udp_socket(53, own))
         nursery.start_soon(service.serve_tcp, await gateway.open_tcp_listener(53, own))
