@@ -49,18 +49,25 @@ def _core() -> list[Extension]:
 class BuildOptionalExtensions(build_ext):
     """build_ext, for extensions that may fail to build."""
 
-    def finalize_options(self) -> None:
+    def initialize_options(self) -> None:
+        super().initialize_options()
         self._library: Extension | None = None
         self._shims: set[str] = set()
-        if COMPILE and not self.inplace and not self.editable_mode and _has_compiler():
-            core = _core()
-            if core:
-                self._library = core[0]
-                self._shims = {extension.name for extension in core[1:]}
-                self.distribution.ext_modules = [*self.distribution.ext_modules, *core]
+
+    def finalize_options(self) -> None:
         super().finalize_options()
         for extension in self.extensions:
             extension.optional = not STRICT
+
+    def run(self) -> None:
+        # Not before: only now it is known whether the installation is editable.
+        if COMPILE and not self.inplace and not self.editable_mode and _has_compiler() and (core := _core()):
+            self._library = core[0]
+            self._shims = {extension.name for extension in core[1:]}
+            self.distribution.ext_modules = [*self.distribution.ext_modules, *core]
+            self.swig_opts = None  # else it cannot be finalized twice
+            self.finalize_options()
+        super().run()
 
     def build_extension(self, ext: Extension) -> None:
         """Build one; a shim only if the library that it needs has been built."""
