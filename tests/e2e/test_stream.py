@@ -78,19 +78,12 @@ def gateway(path: str) -> Iterator[Running]:
     running.kill()
 
 
-def start_guest(path: str, *command: str, mtu: int = 1500) -> subprocess.Popen[str]:
-    """Start `command` in a guest behind the link at `path`."""
-    script = [sys.executable, "-I", str(GUEST), path, str(mtu)]
-    words = ["unshare", "-n", *script, *command]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def guest(path: str, *command: str) -> str:
     """Run `command` in a guest behind the link at `path`; returns what it printed."""
-    process = start_guest(path, *command)
-    out, complaints = process.communicate(timeout=60)
-    assert process.returncode == 0, out + complaints
-    return out
+    words = ["unshare", "-n", sys.executable, "-I", str(GUEST), path, "1500", *command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def findings(path: str, *arguments: object) -> dict[str, Any]:
@@ -101,12 +94,6 @@ def findings(path: str, *arguments: object) -> dict[str, Any]:
 
 def order(**fields: Any) -> str:
     return Order(**fields).line().decode().strip()
-
-
-@pytest.fixture
-def server() -> Iterator[TrafficServer]:
-    with TrafficServer() as running:
-        yield running
 
 
 @pytest.mark.parametrize("flows", [1, 8])
@@ -124,9 +111,8 @@ def test_20_mb_each_way_arrive_exactly(
     gateway.end()
 
 
-def test_pings_datagrams_and_names(gateway: Running, path: str) -> None:
-    with UdpEchoServer() as echo:
-        assert findings(path, "echo", HOST, echo.port, 1, 1400, 1473, 9000)["wrong"] == {}
+def test_pings_datagrams_and_names(gateway: Running, path: str, udp_echo: UdpEchoServer) -> None:
+    assert findings(path, "echo", HOST, udp_echo.port, 1, 1400, 1473, 9000)["wrong"] == {}
     for address in (HOST, "fd00::2"):
         assert "3 received" in guest(path, "ping", "-c", "3", "-i", "0.2", address)
     assert guest(path, "dig", "+short", "@10.0.2.3", "gateway.tunstack.internal", "A").strip() == HOST
