@@ -6,12 +6,15 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import tunstack
+
+if TYPE_CHECKING:
+    import trio
 
 COMMANDS = {
     "attach": "give a network namespace that exists already a network",
@@ -57,6 +60,12 @@ def run_trio(function: Callable[..., Awaitable[Result]], *arguments: Any) -> Res
 
         traceback.print_exc()
         raise Failure("this is a fault of tunstack; please report the lines above") from None
+
+
+async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    """Cancel `scope` whenever one of `signals` comes."""
+    async for _ in signals:
+        scope.cancel()
 
 
 def end(status: int) -> NoReturn:

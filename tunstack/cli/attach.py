@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, failure_of, run_trio
+from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, run_trio
 from tunstack.cli.options import Settings, guest_options, tun_option
 
 
@@ -50,17 +50,13 @@ async def _attach(target: str, settings: Settings) -> Failure | None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 
-            async def until_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
             async def until_device_goes() -> None:
                 nonlocal failure
                 await gateway.wait_detached()
                 failure = Failure(f"the device {attachment.device_name} was removed from the namespace")
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(until_signal)
+            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
             async with AsyncExitStack() as stack:
                 try:
                     gateway = await stack.enter_async_context(open_gateway(**settings.gateway_options()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, failure_of, run_trio
+from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, run_trio
 from tunstack.cli.options import Settings, guest_options
 
 if TYPE_CHECKING:
@@ -64,12 +64,7 @@ async def _serve(link: Link, once: bool, settings: Settings) -> Failure | None:
     plan = settings.plan
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-
-            async def until_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(until_signal)
+            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
             try:
                 async with open_gateway(**settings.gateway_options()) as gateway:
                     networks = zip(plan.networks, plan.guests, plan.gateways, plan.resolvers, strict=True)
