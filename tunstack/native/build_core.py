@@ -1,7 +1,7 @@
 """How the protocol core is compiled: by mypyc, from the very Python that is read and tested.
 
 `setup.py` takes `extensions` from here. Connections are opened, closed and repaired in Python, in several
-hundred small functions of which none stands out; compiled they take less than half of the time. What is
+hundred small functions of which none stands out; compiled they take about half of the time. What is
 compiled behaves as what is interpreted, but that types are checked where values cross its border, that
 classes made elsewhere cannot inherit from its classes, and that functions cannot be replaced from outside.
 
