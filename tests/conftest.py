@@ -14,6 +14,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -52,6 +53,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if CI else "dev"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in what a script starts in the background; a shell that was born with it cannot trap it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
 
