@@ -54,9 +54,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if CI else "dev"))
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in what a script starts in the background; a shell that was born with it cannot trap it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a script starts in the background is born with these ignored, and a shell that is cannot trap them.
+for _number, _handler in (signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
 
