@@ -123,6 +123,7 @@ class Endpoint:
         pseudo_sum: int,
         now: float,
     ) -> None:
+        # Long, because it is the list of the fields and nothing else.
         self._host = host
         self.key = key
         self.local = local

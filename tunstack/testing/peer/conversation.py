@@ -251,6 +251,7 @@ class Peer(abc.ABC):
             src, dst, ports: in place of those of the conversation.
             flip: the index of a bit of the segment to invert after checksumming.
         """
+        # Two thirds are parameters and what they mean; the rest goes through the segment field by field.
         src, dst = src or self.remote, dst or self.local
         bits = flag_bits(flags)
         if ts is _AUTO:
