@@ -54,6 +54,16 @@ ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags)
     return call_fails(&faults.send) ? -1 : sendmsg(fd, message, flags);
 }
 
+ssize_t faulty_send(int fd, const void *data, size_t size, int flags)
+{
+    return call_fails(&faults.send) ? -1 : send(fd, data, size, flags);
+}
+
+ssize_t faulty_recv(int fd, void *data, size_t size, int flags)
+{
+    return call_fails(&faults.receive) ? -1 : recv(fd, data, size, flags);
+}
+
 ssize_t faulty_recvmsg(int fd, struct msghdr *message, int flags)
 {
     return call_fails(&faults.receive) ? -1 : recvmsg(fd, message, flags);

@@ -26,6 +26,8 @@ void *faulty_realloc(void *data, size_t size);
 ssize_t faulty_read(int fd, void *data, size_t size);
 ssize_t faulty_writev(int fd, const struct iovec *views, int count);
 ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags);
+ssize_t faulty_send(int fd, const void *data, size_t size, int flags);
+ssize_t faulty_recv(int fd, void *data, size_t size, int flags);
 ssize_t faulty_recvmsg(int fd, struct msghdr *message, int flags);
 int faulty_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags);
 int faulty_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout);
@@ -38,6 +40,8 @@ int faulty_clock_gettime(clockid_t clock, struct timespec *time);
 #define realloc faulty_realloc
 #define read faulty_read
 #define writev faulty_writev
+#define send faulty_send
+#define recv faulty_recv
 #define sendmsg faulty_sendmsg
 #define recvmsg faulty_recvmsg
 #define sendmmsg faulty_sendmmsg

@@ -28,15 +28,17 @@ subjects() {
     checksum) echo checksum ;;
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
-    fast | udp) echo fast_table fast_queue fast_input fast_output fast_udp fast_loop checksum ;;
+    fast | udp | stream)
+      echo fast_table fast_queue fast_input fast_output fast_udp fast_stream fast_loop segment checksum
+      ;;
   esac
 }
 
 # Those of them that it is for.
 aims() {
   case $1 in
-    fast) subjects fast | sed 's/ fast_udp//' ;;
-    udp) echo fast_udp ;;
+    fast) subjects fast | sed 's/ fast_udp//; s/ fast_stream//; s/ segment//' ;;
+    udp | stream) echo "fast_$1" ;;
     *) subjects "$1" ;;
   esac
 }
@@ -62,6 +64,10 @@ build() {
       fast | udp)
         faults="-include faults.h"
         parts="$target ${target}_checks faults"
+        ;;
+      stream)
+        faults="-include faults.h"
+        parts="$target faults"
         ;;
     esac
     case " $* " in *fuzzer*) ;; *) parts="$parts replay" ;; esac
@@ -146,7 +152,7 @@ keep() {
 }
 
 status=0
-for target in ${TARGETS:-checksum coalesce segment fast udp}; do
+for target in ${TARGETS:-checksum coalesce segment fast udp stream}; do
   case $mode in
     # shellcheck disable=SC2086
     replay | one) [ "$mode" = one ] && target=$2; build "$target" "${CC:-gcc}" $sanitizers ;;

@@ -57,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (how & 32)
         capacity = take16(&input) % (capacity + 1);
     out = exactly(capacity);
-    answer = ts_segment(train, length, how & 1, gso_size, type, out, capacity);
+    answer = ts_segment(train, length, how & 1, gso_size, type, 0, out, capacity);
     if (answer < 0) {
         CHECK(answer >= TS_NO_ROOM && (answer != TS_NO_ROOM || how & 32));
     } else {

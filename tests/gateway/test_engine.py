@@ -75,6 +75,9 @@ async def test_others_get_their_turn_while_a_device_floods() -> None:
         def write_batch(self, packets: object) -> int:
             raise AssertionError
 
+        def flush(self) -> bool:
+            return True
+
         def close(self) -> None:
             return
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tunstack.gateway.engine import Engine
 from tunstack.limits import MAX_FRAME
 from tunstack.link.devices.base import Offloads
-from tunstack.link.devices.vnet import VNET_HEADER, parse_frame
+from tunstack.link.devices.vnet_header import VNET_HEADER, parse_frame
 from tunstack.nat.fast import FastFlows
 from tunstack.packet import Checksum, Packet
 
@@ -62,6 +62,9 @@ class PairDevice:
             except BlockingIOError:
                 return taken
         return len(packets)
+
+    def flush(self) -> bool:
+        return True
 
     def set_offloads(self, enabled: bool) -> None:
         assert enabled, "the device has what it has"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tunstack.gateway.engine import Engine, _DevicePort
 from tunstack.ip.addresses import Prefix, parse_address
 from tunstack.limits import Limits
-from tunstack.link.devices.vnet import VNET_HEADER
+from tunstack.link.devices.vnet_header import VNET_HEADER
 from tunstack.nat.config import NatConfig
 from tunstack.nat.context import Context, Counters
 from tunstack.nat.descriptors import Budget

@@ -27,7 +27,7 @@ from tunstack.ip import ipv4, ipv6
 from tunstack.ip.addresses import Prefix, parse_address
 from tunstack.ip.header import UDP
 from tunstack.limits import Limits
-from tunstack.link.devices.vnet import VNET_HEADER, parse_frame
+from tunstack.link.devices.vnet_header import VNET_HEADER, parse_frame
 from tunstack.nat.config import NatConfig
 from tunstack.nat.fast import FastFlows
 from tunstack.nat.nat import Nat

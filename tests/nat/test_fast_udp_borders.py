@@ -24,7 +24,7 @@ from tests.nat.test_fast_udp import (
 )
 from tunstack import native
 from tunstack.errors import DropReason
-from tunstack.link.devices.vnet import parse_frame
+from tunstack.link.devices.vnet_header import parse_frame
 from tunstack.nat.udp import OFFER_AFTER
 from tunstack.native import fastpath
 

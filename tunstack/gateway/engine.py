@@ -29,6 +29,7 @@ from tunstack import native
 from tunstack.errors import DropReason
 from tunstack.gateway.background import beside
 from tunstack.link.devices.base import Device, DeviceClosed
+from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.devices.vnet import VnetDevice
 from tunstack.link.transmit import TransmitQueue
 from tunstack.nat.poller import READ, WRITE, Poller, Token
@@ -130,9 +131,8 @@ class _DevicePort:
         queue = self.queue
         if packets:
             queue.push(packets)
-        elif not len(queue):
-            return
-        done = queue.flush()
+        done = not len(queue) or queue.flush()
+        done = self.device.flush() and done
         interest = READ if done else READ | WRITE
         if interest != self._interest:
             self._interest = interest
@@ -256,13 +256,12 @@ class Engine:
     def _make_fast(self, device: Device) -> FastFlows | None:
         """The fast path for `device`, where there can be one: it needs all offloads for TCP."""
         offloads = device.offloads
-        if (
-            self.set_carrier is None
-            or self.shaper is not None
-            or not fastpath.available
-            or not isinstance(device, VnetDevice)
-            or not (offloads.checksum and offloads.tso4 and offloads.tso6)
-        ):
+        if self.set_carrier is None or self.shaper is not None or not fastpath.available:
+            return None
+        if isinstance(device, VnetDevice):
+            if not (offloads.checksum and offloads.tso4 and offloads.tso6):
+                return None
+        elif not isinstance(device, StreamDevice):
             return None
         from tunstack.nat.fast import FastFlows
 
@@ -273,9 +272,13 @@ class Engine:
             device_fd=device.fileno(),
             mac=stack.link.mac if stack.l2 else None,
         )
-        fast.c.udp.uso = offloads.uso
+        if isinstance(device, StreamDevice):
+            if not device.lend(fast):
+                return None
+        else:
+            fast.c.burst_minimum = 1
+        fast.c.udp.uso = device.offloads.uso
         fast.c.clock_offset = trio.current_time() - time.monotonic()
-        fast.c.burst_minimum = 1
         return FastFlows(fast, stack)
 
     @property

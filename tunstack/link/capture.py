@@ -148,6 +148,10 @@ class CaptureDevice:
         self._capture(packets[:taken], OUTBOUND)
         return taken
 
+    def flush(self) -> bool:
+        """See `Device`."""
+        return self._device.flush()
+
     def close(self) -> None:
         """Close the device; the writer is the caller's."""
         self._device.close()

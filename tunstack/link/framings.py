@@ -36,8 +36,7 @@ class Deframer:
 
     Attributes:
         wanted: bytes from the beginning of what is left that the next frame needs, its length included, as
-        far
-            as is known; at least one more than there are.
+            far as is known; at least one more than there are.
     """
 
     __slots__ = ("_drops", "_most", "_order", "_prefix", "_skip", "wanted")
@@ -50,6 +49,11 @@ class Deframer:
         self._drops = drops
         self._skip = 0
         self.wanted = framing.prefix
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether the rest of a frame that is skipped is still to come."""
+        return self._skip != 0
 
     def find(self, data: memoryview) -> tuple[list[memoryview], int]:
         """The frames in `data`, as parts of it, and how many of its bytes are dealt with.

@@ -125,7 +125,7 @@ def segment(packet: Packet, l2: bool) -> list[bytes]:
     capacity = length + (length // size + 1) * _MAX_HEADERS
     out = _allocate(_BYTES, capacity)
     gso_type = packet.gso_type if packet.gso_type in _GSO_TYPES else GsoType.NONE
-    answer: int = _lib.ts_segment(frame, length, bool(l2), size, gso_type, out, capacity)
+    answer: int = _lib.ts_segment(frame, length, bool(l2), size, gso_type, 0, out, capacity)
     if answer < 0:
         raise LocalError(_SEGMENT_ERRORS[answer])
     header, count = answer >> 32, answer & 0xFFFFFFFF

@@ -20,7 +20,7 @@ ROOMS = ("ip", "tcp", "tcp/congestion", "stack", "nat")
 MODULES = (
     *("timers.py", "packet.py", "gateway/engine.py"),
     *(f"link/{name}.py" for name in ("arp", "ethernet", "framings", "interface", "neighbour", "transmit")),
-    *(f"link/devices/{name}.py" for name in ("stream", "vnet", "tap", "tun")),
+    *(f"link/devices/{name}.py" for name in ("stream", "vnet", "vnet_header", "tap", "tun")),
 )
 LEFT_OUT = ("tcp/isn.py",)
 """Tests steer the sequence numbers."""

@@ -37,7 +37,7 @@ ffibuilder.cdef(
     int64_t ts_coalesce(const uint8_t *const *frames, const uint32_t *lengths, const uint8_t *flags,
                         size_t count, int l2, uint32_t limit, uint8_t *out, size_t capacity, int32_t *rows);
     int64_t ts_segment(const uint8_t *frame, size_t length, int l2, uint32_t gso_size, uint32_t gso_type,
-                       uint8_t *out, size_t capacity);
+                       size_t gap, uint8_t *out, size_t capacity);
     """
 )
 
@@ -45,9 +45,10 @@ ffibuilder.cdef(
 def _fastpath_cdef() -> str:
     """What Python sees of the headers: all but what stands "Between the files"; without numbers."""
     parts = []
-    for name, first in ("fastpath", "#define TS_FAST_FRAMES"), ("fast_udp", "#define TS_UDP_QUOTE"):
+    headers = {"fastpath": "TS_FAST_FRAMES", "fast_udp": "TS_UDP_QUOTE", "fast_stream": "TS_STREAM_FRAME"}
+    for name, first in headers.items():
         text = (pathlib.Path(_SOURCES) / f"{name}.h").read_text()
-        parts.append(text[text.index(first) : text.index("/* Between the files. */")])
+        parts.append(text[text.index(f"#define {first}") : text.index("/* Between the files. */")])
     text = "".join(parts)
     text = re.sub(r"(#define \w+) .*", r"\1 ...", text)
     return re.sub(r"\[TS_\w+\]", "[...]", text)
@@ -59,7 +60,7 @@ if _FASTPATH:
 
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
-    _NAMES += ["fast_table", "fast_queue", "fast_input", "fast_output", "fast_udp", "fast_loop"]
+    _NAMES += [f"fast_{name}" for name in ("table", "queue", "input", "output", "udp", "stream", "loop")]
 
 
 def _compile_args() -> list[str]:
@@ -79,11 +80,12 @@ ffibuilder.set_source(
     #endif
     #include "native.h"
     #if defined(__linux__)
+    #include "fast_stream.h"
     #include "fast_udp.h"
     #endif
     """,
     sources=[f"{_SOURCES}/{name}.c" for name in _NAMES],
-    depends=[f"{_SOURCES}/{name}.h" for name in ("native", "wire", "fastpath", "fast_udp")],
+    depends=[f"{_SOURCES}/{name}.h" for name in ("native", "wire", "fastpath", "fast_udp", "fast_stream")],
     include_dirs=[_SOURCES],
     extra_compile_args=_compile_args(),
 )

@@ -8,6 +8,7 @@ every flow.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, NamedTuple
@@ -38,6 +39,43 @@ class Datagram(NamedTuple):
     segment: int
 
 
+class Stream:
+    """A stream socket of frames that a fast path has as its device; see `csrc/fast_stream.h`."""
+
+    __slots__ = ("_c", "_owner")
+
+    def __init__(self, owner: FastPath, c: Any) -> None:
+        self._owner = owner  # whose memory it is
+        self._c = c
+
+    def put(self, packet: bytes) -> bool:
+        """Take `packet`, virtio-net header first, cut and completed as that says; False: refused for now.
+
+        ValueError if it is no packet, OSError if the stream has ended.
+        """
+        failed = lib.ts_stream_put(self._c, packet, len(packet))
+        if failed == errno.EINVAL:
+            raise ValueError("not a packet with a virtio-net header, or larger than the MTU")
+        if failed not in (0, errno.EAGAIN):
+            raise OSError(failed, os.strerror(failed))
+        return not failed
+
+    def flush(self) -> bool:
+        """Send what waits; True if nothing does any more. OSError if the stream has ended."""
+        if failed := lib.ts_stream_flush(self._c):
+            raise OSError(failed, os.strerror(failed))
+        c = self._c
+        return bool(c.out_start == c.out_end)
+
+    def take_drops(self) -> tuple[int, int]:
+        """How many frames were too long, and too short, since the last call."""
+        c = self._c
+        counts = c.too_long, c.too_short
+        if any(counts):
+            c.too_long = c.too_short = 0
+        return counts
+
+
 class FastPath:
     """The C side of one gateway: its flows, and the rounds in which they are served.
 
@@ -57,6 +95,13 @@ class FastPath:
         self.c.device_fd = device_fd
         self.c.l2 = mac is not None
         self.c.mac = mac or bytes(6)
+
+    def open_stream(self, fd: int, prefix: int, little: bool, most: int) -> Stream:
+        """Let the device be the stream socket `fd`, whose frames stand behind lengths of `prefix` bytes.
+
+        `most`: bytes of the largest frame to send. MemoryError.
+        """
+        return Stream(self, _or_error(lib.ts_stream_open(self.c, fd, prefix, little, most)))
 
     def __len__(self) -> int:
         """Flows that are carried in C."""

@@ -13,7 +13,7 @@ import trio
 
 from tunstack.gateway.plan import AddressPlan
 from tunstack.ip.addresses import parse_address
-from tunstack.link.devices.vnet import VNET_LENGTH
+from tunstack.link.devices.vnet_header import VNET_LENGTH
 from tunstack.packet import Packet
 from tunstack.testing.peer.on_linux import start_kernel
 from tunstack.testing.simulator.driver import Driver

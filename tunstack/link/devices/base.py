@@ -68,6 +68,13 @@ class Device(Protocol):
         """
         ...
 
+    def flush(self) -> bool:
+        """Send what was taken and waits in the device itself; True if nothing does any more.
+
+        Raises `DeviceClosed` when the other end is gone.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -3,22 +3,28 @@
 Theory of operation. Reading: one recv fills what is free of one buffer, and the frames in it are handed out
 as views; the beginning of the next frame moves to the front before the next recv. Writing: many frames in
 one sendmsg. What the socket takes of a frame cannot be taken back: the rest of a frame that it took a part
-of is kept and goes out in the place of that frame, which counts as refused and is offered again.
+of is kept, and nothing else is taken before `flush` has sent it.
 
 There are no offloads: frames come and go as they are on a wire, with complete checksums. Frames larger than
 the MTU are accepted, as some senders make them.
+
+The socket can be lent to the fast path, for good (`lend`), which reads the frames then, cuts trains and
+completes checksums, so that the device has all offloads; what Python sends goes through it too.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Callable, Sequence
 
-from tunstack.errors import DropCounters
+from tunstack.errors import DropCounters, DropReason
 from tunstack.limits import MAX_FRAME
 from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.devices.vnet_header import pack_header, parse_frame
 from tunstack.link.framings import QEMU, Deframer, Framing
+from tunstack.native.fastpath import FastPath, Stream
 from tunstack.packet import Buffer, Packet
 
 READ_SIZE = 64 * 1024
@@ -33,6 +39,7 @@ class StreamDevice:
 
     Attributes:
         drops: frames that no frame can be, by reason.
+        offloads: none; all, once it is lent.
         write_errors: packets that no frame can carry.
     """
 
@@ -59,8 +66,9 @@ class StreamDevice:
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
-        self._unsent: bytes | None = None
+        self._unsent = b""
         """The rest of a frame of which the socket has taken a part."""
+        self._lent: Stream | None = None
 
     def fileno(self) -> int:
         """See `Device`."""
@@ -90,10 +98,35 @@ class StreamDevice:
         self._start = used
         return list(map(Packet, frames))
 
+    def lend(self, fast: FastPath) -> bool:
+        """Let `fast` read and write the socket from now on; False if frames are under way already."""
+        if self._lent is not None or self._end != self._start or self._deframer.is_amid or self._unsent:
+            return False
+        framing = self._framing
+        self._lent = fast.open_stream(
+            self._sock.fileno(), framing.prefix, framing.order == "little", self.offloads.max_frame
+        )
+        self.offloads = Offloads(
+            l2=True,
+            mtu=self.offloads.mtu,
+            checksum=True,
+            tso4=True,
+            tso6=True,
+            uso=True,
+            max_frame=MAX_FRAME,
+        )
+        return True
+
+    def take_frames(self, frames: Sequence[memoryview]) -> list[Packet]:
+        """The packets of what the fast path has read, or was refused, virtio-net header first."""
+        return list(map(parse_frame, frames))
+
     def write_batch(self, packets: Sequence[Packet]) -> int:
-        """See `Device`. The first of `packets` must be the one that was refused, if one was."""
+        """See `Device`."""
+        if self._lent is not None:
+            return self._write_lent(self._lent, packets)
         taken = 0
-        while taken < len(packets):
+        while taken < len(packets) and self.flush():
             parts = self._collect(packets, taken)
             sent = self._send([view for part in parts for view in part])
             for part in parts:
@@ -101,15 +134,48 @@ class StreamDevice:
                 if sent < length:
                     if sent:
                         self._unsent = b"".join(part)[sent:]
+                        taken += 1
                     return taken
                 sent -= length
                 taken += 1
-                self._unsent = None
         return taken
+
+    def flush(self) -> bool:
+        """See `Device`."""
+        if self._lent is not None:
+            return self._flush_lent(self._lent)
+        if self._unsent:
+            self._unsent = self._unsent[self._send([self._unsent]) :]
+        return not self._unsent
 
     def close(self) -> None:
         """See `Device`."""
+        self._lent = None
         self._sock.close()
+
+    def _write_lent(self, lent: Stream, packets: Sequence[Packet]) -> int:
+        taken = 0
+        try:
+            for packet in packets:
+                try:
+                    if not lent.put(pack_header(packet) + packet.tobytes()):
+                        break
+                except (struct.error, ValueError, IndexError):
+                    self.write_errors += 1
+                taken += 1
+        except OSError as error:
+            raise DeviceClosed(f"{self.name}: {error.strerror}") from None
+        return taken
+
+    def _flush_lent(self, lent: Stream) -> bool:
+        too_long, too_short = lent.take_drops()
+        if too_long or too_short:
+            self.drops.add(DropReason.FRAME_TOO_LONG, too_long)
+            self.drops.add(DropReason.FRAME_TOO_SHORT, too_short)
+        try:
+            return lent.flush()
+        except OSError as error:
+            raise DeviceClosed(f"{self.name}: {error.strerror}") from None
 
     def _collect(self, packets: Sequence[Packet], start: int) -> list[list[Buffer]]:
         """The views to be sent of as many packets as one call takes; none of a packet that never can be."""
@@ -118,9 +184,7 @@ class StreamDevice:
         for packet in packets[start:]:
             length = len(packet)
             part: list[Buffer] = []
-            if self._unsent is not None and not parts:
-                part.append(self._unsent)
-            elif 0 < length <= self.offloads.max_frame:
+            if 0 < length <= self.offloads.max_frame:
                 part += [self._framing.header(length), packet.head, *packet.payload]
             else:
                 self.write_errors += 1

@@ -1,9 +1,6 @@
 """What TAP and TUN share: one descriptor of /dev/net/tun, the virtio-net header, offload negotiation.
 
-With IFF_VNET_HDR each read and write carries a `struct virtio_net_hdr` of 10 bytes in front of the frame
-(virtio 1.2, 5.1.6; native byte order here, as the kernel's tun driver has it by default):
-
-    u8 flags, u8 gso_type, u16 hdr_len, u16 gso_size, u16 csum_start, u16 csum_offset
+With IFF_VNET_HDR each read and write carries a virtio-net header in front of the frame (`vnet_header`).
 
 The interface usually lives in another network namespace than we do; everything here works on the
 descriptor alone. The kernel answers a write with EIO while the interface is down, which is a refusal (the
@@ -26,7 +23,8 @@ from typing import ClassVar, Self
 from tunstack.errors import BadPacket, DropCounters, DropReason
 from tunstack.limits import DEFAULT_LIMITS, MAX_FRAME
 from tunstack.link.devices.base import DeviceClosed, Offloads
-from tunstack.packet import Checksum, GsoType, Packet
+from tunstack.link.devices.vnet_header import VNET_LENGTH, pack_header, parse_frame
+from tunstack.packet import Checksum, Packet
 
 TUNSETIFF = 0x400454CA
 TUNGETIFF = 0x800454D2
@@ -46,12 +44,6 @@ TUN_F_TSO_ECN = 0x08
 TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40
 
-NEEDS_CSUM = 1
-DATA_VALID = 2
-GSO_ECN = 0x80
-
-VNET_HEADER = struct.Struct("=BBHHHH")
-VNET_LENGTH = VNET_HEADER.size
 _NO_OFFLOAD = bytes(VNET_LENGTH)
 _IFREQ = struct.Struct("16sH22x")
 
@@ -59,13 +51,6 @@ _TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 _USO = TUN_F_USO4 | TUN_F_USO6
 
 _PARTIAL = int(Checksum.PARTIAL)
-_VALID = int(Checksum.VALID)
-_UNKNOWN = int(Checksum.UNKNOWN)
-_TCPV4 = int(GsoType.TCPV4)
-_TCPV6 = int(GsoType.TCPV6)
-_GSO_TYPES = frozenset((_TCPV4, _TCPV6, int(GsoType.UDP_L4)))
-_TCP_FLAGS = 13
-_CWR = 0x80
 
 _REFUSED = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EIO))
 _GONE = frozenset((errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO))
@@ -93,28 +78,6 @@ def parse(buffer: bytearray, view: memoryview, count: int) -> Packet:
     if not VNET_LENGTH < count < len(buffer):
         raise BadPacket(DropReason.FRAME_TOO_SHORT if count <= VNET_LENGTH else DropReason.FRAME_TOO_LONG)
     return parse_frame(view[:count])
-
-
-def parse_frame(frame: memoryview) -> Packet:
-    """The same for a packet that is all of `frame`."""
-    count = len(frame)
-    if not VNET_LENGTH < count <= VNET_LENGTH + MAX_FRAME:
-        raise BadPacket(DropReason.FRAME_TOO_SHORT if count <= VNET_LENGTH else DropReason.FRAME_TOO_LONG)
-    flags, gso_type, _, gso_size, csum_start, csum_offset = VNET_HEADER.unpack_from(frame)
-    if flags & NEEDS_CSUM:
-        checksum = _PARTIAL
-        if csum_start + csum_offset + 2 > count - VNET_LENGTH:
-            raise BadPacket(DropReason.BAD_VNET_HEADER)
-    else:
-        checksum = _VALID if flags & DATA_VALID else _UNKNOWN
-        csum_start = csum_offset = 0
-    if gso_type:
-        gso_type &= ~GSO_ECN
-        if gso_type not in _GSO_TYPES or not gso_size:
-            raise BadPacket(DropReason.BAD_VNET_HEADER)
-    else:
-        gso_size = 0
-    return Packet(frame[VNET_LENGTH:], (), gso_size, gso_type, checksum, csum_start, csum_offset)
 
 
 def _parse_plain(view: memoryview, count: int) -> Packet:
@@ -272,7 +235,9 @@ class VnetDevice:
         for packet in packets:
             try:
                 if packet.checksum == _PARTIAL or packet.gso_size:
-                    writev(fd, (self._vnet_header(packet), packet.head, *packet.payload))
+                    if not vnet:
+                        raise ValueError("the device has no offloads")
+                    writev(fd, (pack_header(packet), packet.head, *packet.payload))
                 elif vnet:
                     writev(fd, (_NO_OFFLOAD, packet.head, *packet.payload))
                 else:
@@ -288,6 +253,10 @@ class VnetDevice:
             taken += 1
         return taken
 
+    def flush(self) -> bool:
+        """See `Device`; nothing waits here."""
+        return True
+
     def close(self) -> None:
         """Close the descriptor; an interface that is not persistent goes with it."""
         self._fd = -1
@@ -295,19 +264,6 @@ class VnetDevice:
 
     def _plain_offloads(self) -> Offloads:
         return Offloads(l2=self.L2, mtu=self.mtu, max_frame=self.mtu + (14 if self.L2 else 0))
-
-    def _vnet_header(self, packet: Packet) -> bytes:
-        """The header of a packet with offload metadata; ValueError on a device without one."""
-        if not self._vnet:
-            raise ValueError("the device has no offloads")
-        start, offset = packet.csum_start, packet.csum_offset
-        gso_type = packet.gso_type
-        # hdr_len is a hint, and at most what the first view holds.
-        header_length = len(packet.head) if packet.payload else start + offset + 2
-        if gso_type in (_TCPV4, _TCPV6) and packet.head[start + _TCP_FLAGS] & _CWR:
-            gso_type |= GSO_ECN  # RFC 3168 6.1.2: only the first segment may carry CWR
-        flags = NEEDS_CSUM if packet.checksum == _PARTIAL else 0
-        return VNET_HEADER.pack(flags, gso_type, header_length, packet.gso_size, start, offset)
 
     def _read_failed(self, error: OSError) -> bool:
         """Whether there is a point in reading on; `DeviceClosed` if the interface is gone."""

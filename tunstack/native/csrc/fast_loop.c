@@ -1,5 +1,6 @@
 /* Rounds of the fast path: wait, take, decide what is Python's, send. */
 #define _GNU_SOURCE
+#include "fast_stream.h"
 #include "fast_udp.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define LONGEST_WAIT 3600.0 /* seconds: a number of milliseconds that is an int */
+#define STREAM_BATCHES 4    /* of a stream in one round: about as many bytes as a TAP's trains have */
 
 static void read_clock(struct ts_fast *fast)
 {
@@ -57,16 +59,22 @@ static void progress(struct ts_fast *fast, struct ts_flow *flow)
         ts_flow_read(fast, flow);
 }
 
-/* One batch of the device. */
-static void read_device(struct ts_fast *fast)
+static ssize_t read_frame(struct ts_fast *fast, uint8_t *data)
+{
+    return fast->stream ? ts_stream_read(fast->stream, data) : read(fast->device_fd, data, TS_FAST_FRAME);
+}
+
+/* One batch of the device; 1 if there may be more. */
+static int read_batch(struct ts_fast *fast)
 {
     uint32_t taken = 0, tries = 2 * TS_FAST_FRAMES, limit = fast->burst, i;
+    int is_full;
 
     if (limit < fast->burst_minimum)
         limit = fast->burst_minimum;
     while (taken + fast->frame_count < limit && tries--) {
         uint8_t *data = fast->buffers + (size_t)(taken + fast->frame_count) * TS_FAST_FRAME;
-        ssize_t length = read(fast->device_fd, data, TS_FAST_FRAME);
+        ssize_t length = read_frame(fast, data);
 
         if (length < 0) {
             if (errno == EINVAL || errno == EINTR)
@@ -86,7 +94,8 @@ static void read_device(struct ts_fast *fast)
         fast->frames[fast->frame_count].data = data;
         fast->frames[fast->frame_count++].length = (uint32_t)length;
     }
-    if (taken + fast->frame_count < limit)
+    is_full = taken + fast->frame_count == limit;
+    if (!is_full)
         fast->burst = limit > 1 ? limit >> 1 : 1;
     else if (limit < TS_FAST_FRAMES)
         fast->burst = 2 * limit < TS_FAST_FRAMES ? 2 * limit : TS_FAST_FRAMES;
@@ -103,6 +112,37 @@ static void read_device(struct ts_fast *fast)
     for (i = 0; i < fast->marked_count; i++)
         if (fast->marked[i]->borrowed_count && fast->marked[i]->reason == TS_KEPT)
             ts_flow_settle(fast, fast->marked[i]);
+    return is_full;
+}
+
+static int is_for_python(const struct ts_fast *fast)
+{
+    uint32_t i;
+
+    if (fast->frame_count || fast->ready_count || fast->udp->datagram_count || fast->refused_count ||
+        fast->device_errno)
+        return 1;
+    for (i = 0; i < fast->report_count; i++)
+        if (fast->reports[i]->report & ~(uint32_t)TS_REPORT_TIMER)
+            return 1;
+    return 0;
+}
+
+/* What the device has, as much as is served in one round. */
+static void read_device(struct ts_fast *fast)
+{
+    uint32_t batches = fast->stream ? STREAM_BATCHES : 1;
+
+    if (fast->stream)
+        fast->stream->is_drained = 0;
+    while (batches-- && read_batch(fast) && !is_for_python(fast))
+        ;
+}
+
+/* Frames that have been received and not been looked at: the descriptor does not tell of them. */
+static int has_frames(const struct ts_fast *fast)
+{
+    return fast->stream && ts_stream_has_frame(fast->stream);
 }
 
 static void serve_socket(struct ts_fast *fast, struct ts_flow *flow, uint32_t events)
@@ -169,33 +209,39 @@ static int wait_for_events(struct ts_fast *fast, struct epoll_event *events, dou
 static int input(struct ts_fast *fast, double timeout)
 {
     struct epoll_event events[TS_FAST_EVENTS];
-    int count = wait_for_events(fast, events, timeout < LONGEST_WAIT ? timeout : LONGEST_WAIT), i;
+    int is_behind = has_frames(fast), count, i;
 
+    count = wait_for_events(fast, events, is_behind ? 0 : timeout < LONGEST_WAIT ? timeout : LONGEST_WAIT);
     if (count < 0) {
         if (errno != EINTR)
             return -1;
         count = 0;
     }
     read_clock(fast);
+    if (is_behind)
+        read_device(fast);
     for (i = 0; i < count; i++) {
         int fd = events[i].data.fd;
         uint32_t bits = events[i].events;
         struct ts_flow *flow = fd >= 0 && fd < fast->fd_capacity ? fast->by_fd[fd] : NULL;
 
-        if (fd == fast->device_fd && bits & ~(uint32_t)EPOLLOUT)
-            read_device(fast);
+        if (fd == fast->device_fd) {
+            if (bits & ~(uint32_t)EPOLLOUT && !is_behind)
+                read_device(fast);
+            bits &= EPOLLOUT; /* what there is to read is never Python's: it would come out of order */
+        }
         if (flow && flow->reason == TS_KEPT) {
             serve_socket(fast, flow, bits);
-        } else if (fd == fast->device_fd ? bits & EPOLLOUT : !ts_udp_serve(fast, fd, &bits)) {
+        } else if (fd == fast->device_fd ? bits : !ts_udp_serve(fast, fd, &bits)) {
             fast->ready[fast->ready_count].fd = fd;
             fast->ready[fast->ready_count++].events = bits;
         }
     }
     delayed_acks(fast);
     collect_reports(fast);
-    if (count || fast->marked_count)
+    if (count || is_behind || fast->marked_count)
         fast->rounds++;
-    return count || fast->marked_count;
+    return count || is_behind || fast->marked_count;
 }
 
 int ts_fast_input(struct ts_fast *fast, double timeout)
@@ -210,6 +256,7 @@ int ts_fast_input(struct ts_fast *fast, double timeout)
 void ts_fast_flush(struct ts_fast *fast)
 {
     uint32_t i;
+    int error;
 
     for (i = 0; i < fast->marked_count; i++) {
         struct ts_flow *flow = fast->marked[i];
@@ -219,24 +266,14 @@ void ts_fast_flush(struct ts_fast *fast)
             ts_flow_flush(fast, flow, fast->now);
     }
     fast->marked_count = 0;
-}
-
-static int is_for_python(const struct ts_fast *fast)
-{
-    uint32_t i;
-
-    if (fast->frame_count || fast->ready_count || fast->udp->datagram_count || fast->refused_count ||
-        fast->device_errno)
-        return 1;
-    for (i = 0; i < fast->report_count; i++)
-        if (fast->reports[i]->report & ~(uint32_t)TS_REPORT_TIMER)
-            return 1;
-    return 0;
+    if (fast->stream && (error = ts_stream_flush(fast->stream)))
+        fast->device_errno = error;
 }
 
 /*
  * Rounds in a row, until there is something for Python (1; `ts_fast_flush` is still to be called), nothing has
- * been ready for `linger` seconds or `deadline` has come or `rounds` were done (0), or epoll failed (-1).
+ * been ready for `linger` seconds or `deadline` has come or `rounds` were done (0; 1 if frames of a stream have
+ * been received already), or epoll failed (-1).
  */
 int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t rounds)
 {
@@ -262,9 +299,9 @@ int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t r
         if (is_for_python(fast))
             return 1;
         if (!done || fast->now >= deadline)
-            return 0;
+            break;
     }
-    return 0;
+    return has_frames(fast);
 }
 
 double ts_fast_deadline(const struct ts_fast *fast)

@@ -3,7 +3,7 @@
  * endpoint in the common case); and how data comes from the socket (tunstack.nat.tcp_flow).
  */
 #define _GNU_SOURCE
-#include "fastpath.h"
+#include "fast_stream.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -117,13 +117,19 @@ static void refuse(struct ts_fast *fast, const struct iovec *views, int count)
 
 void ts_fast_transmit(struct ts_fast *fast, const struct iovec *views, int count)
 {
+    int error = 0;
+
     if (fast->hold || fast->refused_count) {
         refuse(fast, views, count);
         return;
     }
-    if (writev(fast->device_fd, views, count) >= 0)
-        return;
-    switch (errno) {
+    if (fast->stream)
+        error = ts_stream_write(fast->stream, views, count);
+    else if (writev(fast->device_fd, views, count) < 0)
+        error = errno;
+    switch (error) {
+    case 0:
+        break;
     case EAGAIN:
     case ENOBUFS:
     case ENOMEM:
@@ -134,7 +140,9 @@ void ts_fast_transmit(struct ts_fast *fast, const struct iovec *views, int count
     case EBADF:
     case ENODEV:
     case ENXIO:
-        fast->device_errno = errno;
+    case EPIPE:
+    case ECONNRESET:
+        fast->device_errno = error;
         break;
     default:
         fast->write_errors++;

@@ -1,5 +1,5 @@
 /*
- * The fast path: established TCP flows between a TAP or TUN device and host sockets, in the common case.
+ * The fast path: established TCP flows between a device and host sockets, in the common case.
  *
  * Theory of operation. A flow is offered: Python fills in a `struct ts_flow` and from then on only this code
  * writes it. In the common case - data in order, acknowledgements of new data, window updates, data out
@@ -155,10 +155,12 @@ struct ts_ready {
     uint32_t events;
 };
 
-struct ts_udp; /* fast_udp.h */
+struct ts_udp;    /* fast_udp.h */
+struct ts_stream; /* fast_stream.h */
 
 struct ts_fast {
     struct ts_udp *udp;
+    struct ts_stream *stream; /* the device, if it is a stream socket; else NULL */
 
     /* set by Python */
     int32_t epoll_fd, device_fd;

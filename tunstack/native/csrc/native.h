@@ -43,9 +43,9 @@ int64_t ts_coalesce(const uint8_t *const *frames, const uint32_t *lengths, const
                     size_t count, int l2, uint32_t limit, uint8_t *out, size_t capacity, int32_t *rows);
 
 /*
- * Cut a train into wire frames, written back to back. Each is header + gso_size bytes, the
- * last one less or equal. Returns header << 32 | number of frames, or a negative
- * TS_BAD_*.
+ * Cut a train into wire frames, written one behind the other with `gap` bytes in front of
+ * each that are left as they are. Each is header + gso_size bytes, the last one less or
+ * equal. Returns header << 32 | number of frames, or a negative TS_BAD_*.
  */
 #define TS_BAD_GSO_TYPE -1
 #define TS_BAD_IP_HEADER -2
@@ -54,6 +54,6 @@ int64_t ts_coalesce(const uint8_t *const *frames, const uint32_t *lengths, const
 #define TS_BAD_GSO_SIZE -5
 #define TS_NO_ROOM -6
 int64_t ts_segment(const uint8_t *frame, size_t length, int l2, uint32_t gso_size, uint32_t gso_type,
-                   uint8_t *out, size_t capacity);
+                   size_t gap, uint8_t *out, size_t capacity);
 
 #endif

@@ -77,7 +77,7 @@ static void fix_tcp(uint8_t *tcp, size_t length, uint16_t pseudo, uint32_t advan
 }
 
 int64_t ts_segment(const uint8_t *frame, size_t length, int l2, uint32_t gso_size, uint32_t gso_type,
-                   uint8_t *out, size_t capacity)
+                   size_t gap, uint8_t *out, size_t capacity)
 {
     struct layout at;
     size_t data, count, i, start, chunk, l4_length;
@@ -92,12 +92,13 @@ int64_t ts_segment(const uint8_t *frame, size_t length, int l2, uint32_t gso_siz
         return bad;
     data = length - at.payload;
     count = data ? (data + gso_size - 1) / gso_size : 1;
-    if (count * at.payload + data > capacity)
+    if (count * (gap + at.payload) + data > capacity)
         return TS_NO_ROOM;
     for (i = 0; i < count; i++) {
         start = i * gso_size;
         chunk = data - start < gso_size ? data - start : gso_size;
         l4_length = at.payload - at.l4 + chunk;
+        out += gap;
         memcpy(out, frame, at.payload);
         memcpy(out + at.payload, frame + at.payload + start, chunk);
         ip = out + at.base;

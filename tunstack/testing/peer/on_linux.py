@@ -35,7 +35,7 @@ from tunstack.gateway.namespace import (
 )
 from tunstack.gateway.plan import AddressPlan
 from tunstack.ip.addresses import format_address, parse_address
-from tunstack.link.devices.vnet import VNET_LENGTH
+from tunstack.link.devices.vnet_header import VNET_LENGTH
 from tunstack.tcp.endpoint import CloseReason
 from tunstack.tcp.states import State
 from tunstack.testing.peer.conversation import ADDRESSES, PEER_PORT, STACK_PORT, Peer
