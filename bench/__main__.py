@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bench import framed as framed_module
 from bench import sandbox
 from bench import throughput as throughput_module
 from bench import udp as udp_module
@@ -176,6 +177,14 @@ def connects(**options: Any) -> None:
 def udp(**options: Any) -> None:
     """The highest rate of datagrams with less than 0.1 % loss; --seconds of one search."""
     _run(("udp",), options)
+
+
+@main.command()
+@_shared
+@click.option("--directions", callback=names(framed_module.DIRECTIONS, "direction"))
+def framed(**options: Any) -> None:
+    """One flow over a framed link without offload, beside TAPs."""
+    _run(("framed",), options)
 
 
 @main.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import flows, requests, startup, throughput, udp
+from bench import flows, framed, requests, startup, throughput, udp
 from bench.session import Plan, Session
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -25,6 +25,7 @@ FULL: Settings = {
         "sizes": (64, 512, 1400, 8192),
         "directions": udp.DIRECTIONS,
     },
+    "framed": {"rounds": 3, "seconds": 1, "families": (4,), "directions": framed.DIRECTIONS},
     "flows": {"rounds": 3, "seconds": 1, "families": (4,), "idle": (100, 1000, 10_000)},
     "throughput": {
         "rounds": 3,
@@ -42,6 +43,7 @@ QUICK: Settings = {
     "requests": {**FULL["requests"], "rounds": 2, "seconds": 0.5, "connections": (1, 32)},
     "connects": {**FULL["connects"], "rounds": 2, "seconds": 0.5, "connections": (1, 32)},
     "udp": {**FULL["udp"], "rounds": 1, "seconds": 1, "sizes": (64, 1400), "directions": ("up",)},
+    "framed": {**FULL["framed"], "rounds": 1},
     "flows": {**FULL["flows"], "rounds": 1, "seconds": 0.5, "idle": (1000,)},
     "throughput": {
         **FULL["throughput"],
@@ -62,6 +64,7 @@ _PLANS: Mapping[str, tuple[type[Plan], Callable[[Any, Session], None], Mapping[s
     "requests": (requests.RequestPlan, requests.measure, {"kind": "requests"}),
     "connects": (requests.RequestPlan, requests.measure, {"kind": "connects"}),
     "udp": (udp.UdpPlan, udp.measure, {}),
+    "framed": (framed.FramedPlan, framed.measure, {}),
     "flows": (flows.CrowdPlan, flows.measure, {}),
     "throughput": (throughput.BulkPlan, throughput.measure, {}),
 }

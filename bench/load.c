@@ -9,6 +9,8 @@
  *   load first ADDRESS PORT SECONDS                 datagrams, one a millisecond, until one comes back
  *   load udp-send (to|at) ADDRESS PORT SIZE RATE SECONDS
  *   load udp-receive (to|at) ADDRESS PORT           "at" waits for the other side, "to" calls it
+ *   load link-serve ADDRESS PORT                    takes or sends as much as it can
+ *   load link-guest ADDRESS PORT SOCKET (up|down) SECONDS   a guest of frames in a UNIX socket
  *
  * Results are one line of JSON on stdout. What fails is one line on stderr and status 1.
  */
@@ -272,6 +274,10 @@ int main(int count, char **words)
             return connects(&a, (unsigned)atoi(words[4]), atof(words[5])), 0;
         if (!strcmp(mode, "hold") && count == 5)
             return hold(&a, (unsigned)atoi(words[4])), 0;
+        if (!strcmp(mode, "link-serve") && count == 4)
+            link_server(&a);
+        if (!strcmp(mode, "link-guest") && count == 7)
+            return link_guest(words[4], !strcmp(words[5], "up"), &a, atof(words[6])), 0;
         if (!strcmp(mode, "first") && count == 5)
             return first(&a, atof(words[4])), 0;
     }

@@ -46,5 +46,8 @@ void first(const struct address *a, double seconds);
 int meet(int called, const struct address *a, int *early);
 void udp_send(int fd, size_t size, double rate, double seconds);
 void udp_receive(int fd, int early);
+/* load_link.c: one transfer by a guest of frames, and the server for it. */
+void link_guest(const char *path, int is_up, const struct address *server, double seconds);
+void link_server(const struct address *a);
 
 #endif

@@ -15,7 +15,7 @@ from bench.sandbox import BenchError, Guest
 
 PORT = 7007
 """Of the server of requests."""
-SOURCES = ("load.c", "load_common.c", "load_udp.c")
+SOURCES = ("load.c", "load_common.c", "load_udp.c", "load_link.c")
 FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 READY = 60.0
 """Seconds until a part of the generator says that it is ready: ten thousand connections take ten."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench.framed import TAP
 from bench.sample import METRICS, Case, Medians, Row
 from bench.startup import IMPORT
 
@@ -71,11 +72,13 @@ TARGETS = (
     Target("throughput", "bits_per_second", 0.9, ("flows", 1), {"flows": [8, 64]}),
     Target("throughput", "bits_per_second", 0.9, ("IPv", 4), {"IPv": [6]}),
     Target("throughput", "cpu_per_gb", 0.5, BEST),
-    Target("share", "share", 0.99, None, {"of": ["throughput"]}),
+    Target("share", "share", 0.99, None, {"of": ["throughput", "framed"]}),
     Target("requests", "rate", 1, BEST, _FEW),
     Target("requests", "p99", 1, BEST, _FEW),
     Target("connects", "rate", 1, BEST, _FEW),
     Target("udp", "packets_per_second", 1, BEST),
+    Target("framed", "bits_per_second", 2, "slirp4netns"),
+    Target("framed", "bits_per_second", 0.2, TAP),
     Target("flows", "bytes_per_flow", 12e3, None, {"idle flows": [10_000]}),
     Target("flows", "slowdown", 1.3, None, {"idle flows": [10_000]}),
     Target("startup", "idle_rss", 40e6, None),

@@ -56,7 +56,7 @@ def measure(plan: BulkPlan, session: Session) -> None:
                 def turn(
                     _name: str, peer: Peer, family: int = family, flows: int = flows, way: str = direction
                 ) -> Mapping[str, float]:
-                    return _transfer(plan.seconds, peer, family, flows, way)
+                    return transfer(plan.seconds, peer, family, flows, way)
 
                 field.rounds(case, plan.rounds, family, turn)
 
@@ -70,7 +70,8 @@ def _listening(family: int) -> bool:
     return False
 
 
-def _transfer(seconds: float, peer: Peer, family: int, flows: int, direction: str) -> dict[str, float]:
+def transfer(seconds: float, peer: Peer, family: int, flows: int, direction: str) -> dict[str, float]:
+    """One transfer by iperf3 between the guest of `peer` and the host; see `figures`."""
     wait_until(lambda: not _listening(family), 5, "the port of the last transfer was not free")
     address = SERVER_ADDRESS if family == 4 else SERVER_ADDRESS6
     server = subprocess.Popen(

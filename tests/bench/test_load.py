@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from bench.load import PORT, Load, built, result, wait_ready
 from bench.requests import check_opens, tcp_counter
 from bench.sandbox import BenchError
+from tunstack.testing.packets import (
+    ACK,
+    SYN,
+    Arp,
+    Ethernet,
+    Frame,
+    Ipv4,
+    Raw,
+    Tcp,
+    dissect,
+    emit,
+    mss,
+    timestamps,
+    window_scale,
+)
+
+GUEST_MAC = bytes.fromhex("5a94ef000064")
+GATEWAY_MAC = bytes.fromhex("5a94ef000002")
 
 LOCAL = "127.0.0.1"
 
@@ -152,3 +173,56 @@ def test_connections_that_were_not_opened_are_noticed(
     with pytest.raises(BenchError, match=said):
         check_opens({"total": 100, "count": 90, "failed": failed}, opened, accepted)
     check_opens({"total": 100, "count": 90, "failed": 1}, 100, 90)
+
+
+class FalseGateway:
+    """The other end of a framed link: answers the ARP and the SYN of the generator, then spoils a segment."""
+
+    def __init__(self, path: str, spoil: Callable[[bytes], bytes]) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self._spoil = spoil
+
+    def serve(self) -> None:
+        link, _ = self.listener.accept()
+        with link, link.makefile("rwb") as file:
+            while length := file.read(4):
+                frame = dissect(file.read(int.from_bytes(length, "big")), l2=True)
+                assert not frame.problems
+                for answer in self._answers(frame):
+                    file.write(len(answer).to_bytes(4, "big") + answer)
+                file.flush()
+
+    def _answers(self, frame: Frame) -> Iterator[bytes]:
+        back = Ethernet(dst=GUEST_MAC, src=GATEWAY_MAC)
+        if (arp := frame.arp) is not None:
+            yield emit(back, Arp(operation=2, sender_mac=GATEWAY_MAC, sender=arp.target, target=arp.sender))
+            return
+        ip, tcp = frame.ip, frame.tcp
+        assert isinstance(ip, Ipv4) and tcp is not None
+        answer = Tcp(src_port=tcp.dst_port, dst_port=tcp.src_port, seq=5, ack=tcp.seq + 1, flags=ACK)
+        back_ip = Ipv4(src=ip.dst, dst=ip.src)
+        if tcp.flags & SYN:
+            options = (mss(1460), window_scale(0), timestamps(1, 0))
+            yield emit(back, back_ip, dataclasses.replace(answer, flags=SYN | ACK, options=options))
+        else:
+            yield self._spoil(emit(back, back_ip, dataclasses.replace(answer, seq=6), Raw(data=bytes(1000))))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda frame: frame[:-1] + b"\1", "the checksum of a segment is wrong"),
+        (lambda frame: frame[:22] + b"\1" + frame[23:], "the checksum of an IP header is wrong"),
+        (lambda frame: frame + bytes(1000), "a frame is larger than the MTU allows"),
+        (lambda frame: frame + b"\0", "an IP header is wrong"),
+    ],
+)
+def test_the_guest_of_frames_believes_nothing(
+    load: Load, tmp_path: Path, spoil: Callable[[bytes], bytes], complaint: str
+) -> None:
+    gateway = FalseGateway(str(tmp_path / "link"), spoil)
+    threading.Thread(target=gateway.serve, daemon=True).start()
+    with gateway.listener, pytest.raises(BenchError, match=complaint):
+        load.run(None, "link-guest", "10.99.0.1", 9, tmp_path / "link", "down", 1, seconds=1)

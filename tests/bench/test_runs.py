@@ -55,6 +55,20 @@ TINY = {
             for peer in ("tunstack", "veth")
         },
     ),
+    "framed": (
+        [],
+        {
+            ("framed", 1500, "tunstack"): {"share"},
+            **{
+                (1500, direction, "tunstack"): {"bits_per_second", "cpu_per_gb"}
+                for direction in ("up", "down")
+            },
+            **{
+                (1500, direction, "tunstack at a TAP"): {"bits_per_second", "cpu_per_gb", "retransmits"}
+                for direction in ("up", "down")
+            },
+        },
+    ),
     "flows": (
         ["--idle", "20"],
         {(20, "tunstack"): {"bytes_per_flow", "slowdown", "p50"}},

@@ -1,0 +1,136 @@
+"""The framed link, which has no offload: one flow of a guest made of frames, beside TAPs of the same MTU.
+
+The guest is the load generator (`load_link.c`): no kernel, no copy but the socket's. The TAPs are served and
+measured as in `throughput`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from bench import throughput
+from bench.load import Load, wait_ready
+from bench.peers import Peer, start
+from bench.sample import Case
+from bench.sandbox import SERVER_ADDRESS, BenchError, cpu_seconds, wait_until
+from bench.session import Plan, Session, fast_path_share
+
+MTU = 1500
+DIRECTIONS = ("up", "down")
+TAP = "tunstack at a TAP"
+"""What the link is compared with, in the place of a peer's name."""
+_PORT = 7008
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FramedPlan(Plan):
+    """And: directions."""
+
+    directions: tuple[str, ...]
+
+    @property
+    def estimate(self) -> float:
+        """Seconds that it takes."""
+        turns = self.rounds * len(self.directions) * (1 + len(_taps(self.peers)))
+        return turns * (throughput.whole(self.seconds) + 0.3) + 3
+
+
+def _taps(peers: tuple[str, ...]) -> dict[str, str]:
+    """Peers at a TAP, by the name in the tables."""
+    return {TAP: "tunstack", **{name: name for name in ("slirp4netns",) if name in peers}}
+
+
+def measure(plan: FramedPlan, session: Session) -> None:
+    """Carry out `plan`."""
+    if "tunstack" not in plan.peers:
+        return
+    with contextlib.ExitStack() as stack:
+        turns: dict[str, Callable[[str], Mapping[str, float]]] = {}
+        link = stack.enter_context(_link(session))
+        turns["tunstack"] = lambda way: _transfer(session.load, link, plan.seconds, way)
+        for name, peer in _taps(plan.peers).items():
+            try:
+                turns[name] = _at_tap(plan.seconds, stack.enter_context(_started(peer)))
+            except BenchError as error:
+                session.failed(f"framed, {name}", error)
+        for direction in plan.directions:
+            case: Case = (("mtu", MTU), ("direction", direction))
+            for number in range(1, plan.rounds + 1):
+                for name, turn in turns.items():
+                    session.turn("framed", case, name, number, lambda: turn(direction))  # noqa: B023  called at once
+
+
+@contextlib.contextmanager
+def _started(name: str) -> Iterator[Peer]:
+    peer = start(name, MTU)
+    try:
+        yield peer
+    finally:
+        peer.close()
+
+
+def _at_tap(seconds: float, peer: Peer) -> Callable[[str], Mapping[str, float]]:
+    return lambda way: throughput.transfer(seconds, peer, 4, 1, way)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Link:
+    pid: int
+    path: str
+
+
+@contextlib.contextmanager
+def _link(session: Session) -> Iterator[_Link]:
+    """A gateway that listens for a machine, and the server that its guest speaks with."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-framed-") as folder,
+        tempfile.TemporaryFile() as log,
+        session.load.running(None, "link-serve", SERVER_ADDRESS, _PORT) as server,
+    ):
+        path = str(Path(folder, "link.sock"))
+        options = ("-v", "--allow-host", "--mtu", str(MTU), "--listen", f"qemu+unix://{path}")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunstack", "gateway", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_ready(server)
+            wait_until(
+                lambda: os.path.exists(path) or process.poll() is not None, 20, "no socket of the link"
+            )
+            if process.poll() is not None:
+                raise BenchError(f"the gateway of the link ended with status {process.returncode}")
+            yield _Link(process.pid, path)
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        if (share := fast_path_share(log.read().decode(errors="replace"))) is not None:
+            session.add("share", (("of", "framed"), ("mtu", MTU)), "tunstack", 1, {"share": share})
+
+
+def _transfer(load: Load, link: _Link, seconds: float, direction: str) -> Mapping[str, float]:
+    before = cpu_seconds(link.pid)
+    words = ("link-guest", SERVER_ADDRESS, _PORT, link.path, direction, seconds)
+    found = load.run(None, *words, seconds=seconds)
+    used = cpu_seconds(link.pid) - before
+    if not found["bytes"]:
+        raise BenchError("the generator moved no byte")
+    return {
+        "bits_per_second": found["bytes"] * 8 / found["seconds"],
+        "cpu_per_gb": used * 1e9 / found["bytes"],
+    }
