@@ -17,6 +17,7 @@ Who touches the stack from another task (library streams, services) calls `wake`
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import time
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
 
 ROUNDS = 8
 """Rounds in a row before other trio tasks get their turn."""
-FAST_ROUNDS = 64
-"""The same for rounds in C."""
 LINGER = 0.0003
 """Seconds that C waits for what comes next before it goes back to trio, whose turn costs about 60 us."""
 TURN = 0.003
 """Seconds after which other trio tasks get their turn, however busy C and Python are."""
+LONGEST_TURN = 0.012
+"""The same while none of them wants it: a turn is twice as long as the last one, up to this."""
+_FAST_ROUNDS = 1 << 16
+"""In C, in a row; time ends them before."""
 _SHAPED_BATCH = 64
 """Packets that come out of the up pipeline and are coalesced and handled at once."""
 
@@ -358,30 +361,33 @@ class Engine:
 
     async def _serve_while(self, fast: FastFlows, others: _Others) -> None:
         c = fast.fast.c
-        turn = trio.current_time()
+        turn = TURN
+        end = trio.current_time() + turn
         while self._fast is fast:
             self._woken = False
             try:
-                busy = self.fast_turn(fast, LINGER)
+                busy = self.fast_turn(fast, LINGER, end)
             except DeviceClosed:
                 self.detach()
                 return
             if not busy and not self._woken:
                 others.are_due = False
                 await self._wait_fast(min(self._next_deadline(), fast.next_timeout()))
-                turn = trio.current_time()
-            elif c.now - turn > TURN or others.are_due:
+            elif c.now >= end or others.are_due:
                 others.are_due = False
                 await trio.lowlevel.checkpoint()
-                turn = trio.current_time()
+            else:
+                continue
+            turn = TURN if others.are_due else min(2 * turn, LONGEST_TURN)
+            end = trio.current_time() + turn
 
-    def fast_turn(self, fast: FastFlows, linger: float) -> bool:
-        """Rounds in C and what they leave for Python; False if nothing is ready any more."""
+    def fast_turn(self, fast: FastFlows, linger: float, end: float = math.inf) -> bool:
+        """Rounds in C until `end`, and what they leave for Python; False if nothing is ready any more."""
         c = fast.fast.c
         c.hold = self._port is not None and len(self._port.queue) != 0
-        status = fast.run(linger, self._next_deadline(), FAST_ROUNDS)
+        status = fast.run(linger, min(self._next_deadline(), end), _FAST_ROUNDS)
         now = c.now
-        if status > 0:
+        if status == 1:
             self._take_fast(fast, now)
         fast.after_flush(now)
         self._work(now)

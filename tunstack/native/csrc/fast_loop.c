@@ -272,8 +272,8 @@ void ts_fast_flush(struct ts_fast *fast)
 
 /*
  * Rounds in a row, until there is something for Python (1; `ts_fast_flush` is still to be called), nothing has
- * been ready for `linger` seconds or `deadline` has come or `rounds` were done (0; 1 if frames of a stream have
- * been received already), or epoll failed (-1).
+ * been ready for `linger` seconds (0), `deadline` has come or `rounds` were done and there was always something
+ * ready (TS_FAST_BUSY), or epoll failed (-1).
  */
 int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t rounds)
 {
@@ -298,10 +298,12 @@ int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t r
         ts_fast_flush(fast);
         if (is_for_python(fast))
             return 1;
-        if (!done || fast->now >= deadline)
+        if (!done)
+            return 0;
+        if (fast->now >= deadline)
             break;
     }
-    return has_frames(fast);
+    return TS_FAST_BUSY;
 }
 
 double ts_fast_deadline(const struct ts_fast *fast)

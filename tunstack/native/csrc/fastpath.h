@@ -230,6 +230,7 @@ int ts_flow_sent(struct ts_fast *fast, struct ts_flow *flow, uint32_t seq, uint3
 /* One round up to what Python decides, one flush, and rounds in a row; see above. */
 int ts_fast_input(struct ts_fast *fast, double timeout);
 void ts_fast_flush(struct ts_fast *fast);
+#define TS_FAST_BUSY 2
 int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t rounds);
 /* When `ts_fast_run` wants to be called though nothing is ready. */
 double ts_fast_deadline(const struct ts_fast *fast);
