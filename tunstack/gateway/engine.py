@@ -48,8 +48,9 @@ LINGER = 0.0003
 """Seconds that C waits for what comes next before it goes back to trio, whose turn costs about 60 us."""
 TURN = 0.003
 """Seconds after which other trio tasks get their turn, however busy C and Python are."""
-LONGEST_TURN = 0.012
-"""The same while none of them wants it: a turn is twice as long as the last one, up to this."""
+QUIET = 1.0
+"""Seconds without another trio task after which `QUIET_TURN` is both: so short a wait has its own price."""
+QUIET_TURN = 0.01
 _FAST_ROUNDS = 1 << 16
 """In C, in a row; time ends them before."""
 _SHAPED_BATCH = 64
@@ -186,17 +187,19 @@ class _ShapedPort(_DevicePort):
 
 
 class _Others(trio.abc.Instrument):
-    """Notices that other tasks of trio want their turn."""
+    """Notices that other tasks of trio want their turn, and when one last did."""
 
-    __slots__ = ("_me", "are_due")
+    __slots__ = ("_me", "are_due", "last")
 
     def __init__(self) -> None:
         self._me = trio.lowlevel.current_task()
         self.are_due = False
+        self.last = trio.current_time()
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         if task is not self._me:
             self.are_due = True
+            self.last = trio.current_time()
 
 
 class Engine:
@@ -361,12 +364,11 @@ class Engine:
 
     async def _serve_while(self, fast: FastFlows, others: _Others) -> None:
         c = fast.fast.c
-        turn = TURN
-        end = trio.current_time() + turn
+        linger, end = LINGER, trio.current_time() + TURN
         while self._fast is fast:
             self._woken = False
             try:
-                busy = self.fast_turn(fast, LINGER, end)
+                busy = self.fast_turn(fast, linger, end)
             except DeviceClosed:
                 self.detach()
                 return
@@ -378,8 +380,10 @@ class Engine:
                 await trio.lowlevel.checkpoint()
             else:
                 continue
-            turn = TURN if others.are_due else min(2 * turn, LONGEST_TURN)
-            end = trio.current_time() + turn
+            now = trio.current_time()
+            is_quiet = now - others.last > QUIET
+            linger = QUIET_TURN if is_quiet else LINGER
+            end = now + (QUIET_TURN if is_quiet else TURN)
 
     def fast_turn(self, fast: FastFlows, linger: float, end: float = math.inf) -> bool:
         """Rounds in C until `end`, and what they leave for Python; False if nothing is ready any more."""
