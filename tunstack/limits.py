@@ -71,6 +71,9 @@ class Limits:
     """Bytes read ahead from a host socket and not yet ACKed: max(this, 2 x cwnd)."""
     send_buffer: int = 4 * MIB
     """The most that one connection queues for sending, whatever its cwnd."""
+    send_share: int = 4 * MIB
+    """What connections with round trips of less than 30 ms queue together: each at most what is free of it,
+    but always `send_buffer_floor`. More would only wait in the guest's queue, and be gone from the caches."""
     page_pool: int = 256 * MIB
     """All pages of all send chains together."""
     reassembly_blocks: int = 256

@@ -544,6 +544,8 @@ static void open_world(struct world *world, struct input *input)
     fast->resume = PICK(input, sizes);
     fast->receive_share = how >> 1 & 3;
     world->send_limit = fast->send_free = (int64_t)(how >> 3 & 15) * 2 * TS_FAST_PAGE;
+    fast->short_path = how >> 7;
+    fast->send_reserve = world->send_limit / 2;
     world->keep_limit = fast->keep_free = 1 << 20;
     world->receive_limit = fast->receive_free = (int64_t)PICK(input, amounts) * 4;
 }

@@ -516,7 +516,7 @@ STEP = st.one_of(
     st.tuples(st.just("window"), st.sampled_from([65535, 4000, 100, 20])),
     st.tuples(st.just("compare")),
 )
-LIMITS = Limits(receive_memory=1 << 20, page_pool=1 << 21, receive_buffer=1 << 20)
+LIMITS = Limits(receive_memory=1 << 20, page_pool=1 << 21, send_share=1 << 19, receive_buffer=1 << 20)
 
 
 def play(pair: Pair, steps: list[tuple[Any, ...]], offers: list[bool]) -> None:

@@ -26,6 +26,7 @@ from tunstack.tcp import lease
 from tunstack.tcp.connection import Connection
 from tunstack.tcp.receiver import DELAYED_ACK
 from tunstack.tcp.right_sizing import SHARE
+from tunstack.tcp.send import SHORT_PATH
 
 _HEADERS = ipv4.HEADER_LENGTH + 32, ipv6.HEADER_LENGTH + 32
 """Bytes of IP and TCP header, with timestamps."""
@@ -97,6 +98,8 @@ class FastFlows:
         c.read_minimum = READ_MINIMUM
         c.read_maximum = READ_MAXIMUM
         c.resume = RESUME
+        c.send_reserve = stack.limits.page_pool - stack.limits.send_share
+        c.short_path = SHORT_PATH
         c.receive_share = SHARE
 
     def __len__(self) -> int:

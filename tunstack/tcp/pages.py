@@ -51,10 +51,10 @@ class PagePool:
 class PageChain:
     """A queue of bytes in pages. Offsets count from its head."""
 
-    __slots__ = ("_head", "_pages", "_pool", "_reserved", "length")
+    __slots__ = ("_head", "_pages", "_reserved", "length", "pool")
 
     def __init__(self, pool: PagePool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._pages: deque[memoryview] = deque()
         self._head = 0
         """Offset of the first byte in the first page."""
@@ -78,7 +78,7 @@ class PageChain:
             if reserved:
                 page = reserved.pop(0)
             else:
-                fresh = self._pool.allocate()
+                fresh = self.pool.allocate()
                 if fresh is None:
                     break
                 page = fresh
@@ -94,7 +94,7 @@ class PageChain:
         needed = (self._head + self.length + _MASK) >> _SHIFT if self.length else 0
         pages = self._pages
         while len(pages) > needed:
-            self._pool.free(pages.pop())
+            self.pool.free(pages.pop())
         if not self.length:
             self._head = 0
         self._reserved = 0
@@ -138,11 +138,11 @@ class PageChain:
         head = self._head + count
         pages = self._pages
         while head >= PAGE_SIZE:
-            self._pool.free(pages.popleft())
+            self.pool.free(pages.popleft())
             head -= PAGE_SIZE
         if not self.length:
             while pages:
-                self._pool.free(pages.popleft())
+                self.pool.free(pages.popleft())
             head = 0
             self._reserved = 0
         self._head = head

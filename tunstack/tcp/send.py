@@ -44,6 +44,8 @@ the 100 s of RFC 9293 3.8.3, and the end for a peer that is dead.
 """
 MAX_RECORDS = 1024
 """Super-segments outstanding at once, so that a flow of tiny segments stays bounded."""
+SHORT_PATH = 0.03
+"""Seconds: what queues together over paths with shorter round trips is bounded by `Limits.send_share`."""
 _MAX_SEGMENT = 65535 - 120
 """Payload of the largest super-segment: 64 KiB less the largest IP and TCP headers."""
 
@@ -137,12 +139,15 @@ class Sender(LossRecovery):
     def send_limit(self) -> int:
         """Bytes that may wait in the chain: max(64 KiB, 2 x cwnd) and what is sacked, within the limits.
 
+        Over a short path they come out of a share that all such connections have together.
         Behind a hole that stays, sacked data would otherwise fill the chain, and nothing be sent any more
         by which the loss of a retransmission could be noticed.
         """
         limits = self._limits
-        wanted = max(limits.send_buffer_floor, 2 * self.hot.cwnd) + self.records.sacked_bytes
-        return min(limits.send_buffer, wanted)
+        wanted = 2 * self.hot.cwnd
+        if self.rtt.min_rtt < SHORT_PATH:
+            wanted = min(wanted, limits.send_share - self.chain.pool.used)
+        return min(limits.send_buffer, max(limits.send_buffer_floor, wanted) + self.records.sacked_bytes)
 
     @property
     def is_stalled_full(self) -> bool:

@@ -55,7 +55,7 @@ static void progress(struct ts_fast *fast, struct ts_flow *flow)
     if (ts_flow_readable(flow) && !(flow->interest & EPOLLOUT))
         ts_flow_write(fast, flow);
     if (flow->reason == TS_KEPT && flow->starved &&
-        (!flow->out.length || ts_flow_send_room(flow) >= fast->resume))
+        (!flow->out.length || ts_flow_send_room(fast, flow) >= fast->resume))
         ts_flow_read(fast, flow);
 }
 

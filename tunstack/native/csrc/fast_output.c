@@ -326,10 +326,12 @@ void ts_flow_flush(struct ts_fast *fast, struct ts_flow *flow, double now)
     arm(fast, flow, now);
 }
 
-uint32_t ts_flow_send_room(const struct ts_flow *flow)
+uint32_t ts_flow_send_room(const struct ts_fast *fast, const struct ts_flow *flow)
 {
-    uint64_t most = 2 * (uint64_t)flow->cwnd;
+    int64_t most = 2 * (int64_t)flow->cwnd, share = fast->send_free - fast->send_reserve;
 
+    if (flow->min_rtt < fast->short_path && most > share)
+        most = share;
     if (most < flow->send_floor)
         most = flow->send_floor;
     if (most > flow->send_most)
@@ -355,7 +357,7 @@ void ts_flow_read(struct ts_fast *fast, struct ts_flow *flow)
 {
     struct iovec views[TS_FAST_IOV];
     struct msghdr message;
-    uint32_t room = ts_flow_send_room(flow), size = flow->read_size < room ? flow->read_size : room;
+    uint32_t room = ts_flow_send_room(fast, flow), size = flow->read_size < room ? flow->read_size : room;
     ssize_t got;
     int count = 0, error;
 

@@ -171,6 +171,8 @@ struct ts_fast {
     double delayed_ack;
     int64_t send_free, keep_free; /* bytes left: pages of out queues, pages of in queues */
     int64_t receive_free;         /* bytes left for what sockets have not taken */
+    int64_t send_reserve;         /* of send_free: what flows over short paths leave alone */
+    double short_path;            /* seconds */
     uint32_t read_minimum, read_maximum, resume, receive_share;
     uint32_t burst_minimum; /* frames of a batch at the least: 1 saves a read that finds nothing */
 
@@ -298,7 +300,7 @@ void ts_flow_consumed(struct ts_fast *fast, struct ts_flow *flow, uint32_t count
 void ts_flow_flush(struct ts_fast *fast, struct ts_flow *flow, double now);
 int ts_flow_update_due(struct ts_fast *fast, struct ts_flow *flow);
 double ts_flow_rto(const struct ts_flow *flow);
-uint32_t ts_flow_send_room(const struct ts_flow *flow);
+uint32_t ts_flow_send_room(const struct ts_fast *fast, const struct ts_flow *flow);
 void ts_flow_want(struct ts_fast *fast, struct ts_flow *flow, uint32_t interest);
 
 #endif
