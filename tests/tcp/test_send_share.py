@@ -1,4 +1,4 @@
-"""What connections queue together over a short path is bounded, and each of them makes progress all the same."""
+"""What connections queue together over a short path is bounded, and each makes progress nonetheless."""
 
 from __future__ import annotations
 

@@ -205,6 +205,7 @@ class FastDatagrams:
         is_own = destination[0] in self._stack.own_addresses
         path = self.fast.new_path()
         path.is_own = is_own
+        path.has_answered = mapping.has_answered(destination)
         self._fill(path, mapping, destination, address, link_header)
         carried.add(destination, path)
         if is_own and carried.carries(destination):

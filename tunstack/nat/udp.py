@@ -176,16 +176,18 @@ class _Target:
     """A destination that a mapping has sent to.
 
     `guest_view` is its address as the guest knows it, `quote` the beginning of the last
-    datagram sent there, `count` how many were seen in either direction without an accelerator.
+    datagram sent there, `count` how many were seen in either direction without an accelerator;
+    `has_answered`: a datagram has come from there, and no error since.
     """
 
-    __slots__ = ("address", "count", "guest_view", "quote")
+    __slots__ = ("address", "count", "guest_view", "has_answered", "quote")
 
     def __init__(self, address: Address, guest_view: bytes) -> None:
         self.address = address
         self.guest_view = guest_view
         self.quote = b""
         self.count = 0
+        self.has_answered = False
 
 
 class UdpMapping:
@@ -305,6 +307,10 @@ class UdpMapping:
         same = socket.inet_ntop(self.socket.sock.family, verdict.destination) == target.address[0]
         return target.address if same else None
 
+    def has_answered(self, destination: Destination) -> bool:
+        """Whether a datagram has come from `destination`, and no error since."""
+        return self._targets[destination].has_answered
+
     def was_used(self) -> None:
         """The mapping was used, after all others."""
         self._nat.move_to_end(self)
@@ -373,6 +379,7 @@ class UdpMapping:
         key = (source, address[1])
         target = self._targets.get(key)
         if target is not None:
+            target.has_answered = True
             self._consider(key, target)
         return True
 
@@ -440,6 +447,7 @@ class UdpMapping:
         else:
             self._context.drops.add(DropReason.ICMP_NO_MATCH)
             return
+        target.has_answered = False
         self._context.stack.send_icmp_error(
             target.quote,
             error.kind,

@@ -25,6 +25,7 @@
 #ifndef SOL_UDP
 #define SOL_UDP 17
 #endif
+#define MOST_TRAIN 65000 /* bytes of one message: what fits behind the headers of either family */
 /* TTL, TOS and the size of a train's datagrams, each an int or less. */
 #define CONTROL (3 * CMSG_SPACE(sizeof(int)))
 
@@ -416,29 +417,27 @@ static void put_control(struct msghdr *message, struct cmsghdr **at, int level, 
     *at = control;
 }
 
-static void fill_message(struct msghdr *message, const struct collected *frame, struct iovec *view,
-                         void *control)
+/* `frame`, and with more than one view the frames that follow it in its train of `segment` bytes each. */
+static void fill_message(struct msghdr *message, const struct collected *frame, struct iovec *views,
+                         uint32_t count, uint32_t segment, void *control)
 {
     struct cmsghdr *at = NULL;
     int is_v4 = frame->path->family == 4, level = is_v4 ? IPPROTO_IP : IPPROTO_IPV6;
-    uint16_t segment = (uint16_t)frame->segment;
+    uint16_t each = (uint16_t)segment;
 
     memset(message, 0, sizeof *message);
     memset(control, 0, CONTROL);
-    view->iov_base = (void *)(uintptr_t)frame->payload;
-    view->iov_len = frame->size;
     message->msg_name = frame->path->target;
     message->msg_namelen = frame->path->target_length;
-    message->msg_iov = view;
-    message->msg_iovlen = 1;
+    message->msg_iov = views;
+    message->msg_iovlen = count;
     message->msg_control = control;
     message->msg_controllen = CONTROL;
     put_control(message, &at, level, is_v4 ? IP_TTL : IPV6_HOPLIMIT, &frame->hop_limit, sizeof(int));
     put_control(message, &at, level, is_v4 ? IP_TOS : IPV6_TCLASS, &frame->traffic_class, sizeof(int));
-    if (segment)
-        put_control(message, &at, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment);
-    message->msg_controllen =
-        2 * CMSG_SPACE(sizeof(int)) + (segment ? CMSG_SPACE(sizeof segment) : 0);
+    if (each)
+        put_control(message, &at, SOL_UDP, UDP_SEGMENT, &each, sizeof each);
+    message->msg_controllen = 2 * CMSG_SPACE(sizeof(int)) + (each ? CMSG_SPACE(sizeof each) : 0);
 }
 
 /* Whether errors of earlier datagrams wait at the socket. */
@@ -449,56 +448,126 @@ static int has_errors(int fd)
     return poll(&one, 1, 0) > 0 && one.revents & POLLERR;
 }
 
-/* Send what was collected for the socket of frame `first`, in order. */
-static void send_group(struct ts_fast *fast, uint32_t first)
-{
-    struct state *state = state_of(fast);
-    struct ts_udp_socket *socket = state->batch[first].path->socket;
+/* What is sent for one socket: frames in order, and messages of one or more of them each. */
+struct group {
+    struct collected *frames[TS_FAST_FRAMES];
+    uint32_t count;
     struct mmsghdr messages[TS_FAST_FRAMES];
+    uint32_t ends[TS_FAST_FRAMES]; /* of each message: the frame behind its last */
     struct iovec views[TS_FAST_FRAMES];
     union {
         struct cmsghdr aligned;
         char bytes[CONTROL];
     } controls[TS_FAST_FRAMES];
-    struct collected *frames[TS_FAST_FRAMES];
-    uint32_t count = 0, at = 0, i;
+};
 
-    for (i = first; i < state->batch_count; i++)
-        if (state->batch[i].path && state->batch[i].path->socket == socket) {
-            frames[count] = &state->batch[i];
-            fill_message(&messages[count].msg_hdr, frames[count], &views[count], &controls[count]);
-            count++;
+/* The end of the train that begins with frame `at`: datagrams of one size but for the last, to the same place. */
+static uint32_t find_train(const struct group *group, uint32_t at)
+{
+    const struct collected *first = group->frames[at];
+    uint32_t total = first->size, end = at + 1;
+
+    if (first->segment || !first->size || !first->path->has_answered || first->path->is_single)
+        return end;
+    for (; end < group->count; end++) {
+        const struct collected *next = group->frames[end];
+
+        total += next->size;
+        if (next->path != first->path || next->segment || !next->size || next->size > first->size ||
+            group->frames[end - 1]->size != first->size || next->hop_limit != first->hop_limit ||
+            next->traffic_class != first->traffic_class || total > MOST_TRAIN)
+            break;
+    }
+    return end;
+}
+
+/* The messages for the frames from `at` on; returns how many. */
+static uint32_t fill_messages(struct group *group, uint32_t at)
+{
+    uint32_t count = 0, end, i;
+
+    for (; at < group->count; at = end) {
+        const struct collected *first = group->frames[at];
+
+        end = find_train(group, at);
+        for (i = at; i < end; i++) {
+            group->views[i].iov_base = (void *)(uintptr_t)group->frames[i]->payload;
+            group->views[i].iov_len = group->frames[i]->size;
         }
-    while (at < count) {
-        int left = (int)(count - at);
-        int sent = sendmmsg(socket->fd, messages + at, (unsigned)left, MSG_DONTWAIT | MSG_NOSIGNAL);
-        int is_cut = sent > 0 && sent < left;
+        fill_message(&group->messages[count].msg_hdr, first, &group->views[at], end - at,
+                     end - at > 1 ? first->size : first->segment, &group->controls[count]);
+        group->ends[count++] = end;
+    }
+    return count;
+}
+
+/*
+ * Send the frames from `at` on as far as the socket takes them without an error, and return the first that is
+ * left. A train of which the kernel thinks nothing (no offload, larger than the path's MTU) goes one by one.
+ */
+static uint32_t send_messages(struct ts_fast *fast, struct ts_udp_socket *socket, struct group *group, uint32_t at)
+{
+    struct state *state = state_of(fast);
+    uint32_t left = fill_messages(group, at), done = 0;
+
+    while (done < left) {
+        int sent = sendmmsg(socket->fd, group->messages + done, left - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+        int is_cut = sent > 0 && (uint32_t)sent < left - done;
+        uint32_t end;
 
         if (sent < 0) {
+            end = group->ends[done];
             if (errno == EINTR)
                 continue;
-            if (errno != EAGAIN && errno != EWOULDBLOCK && (errno != ENOBUFS || frames[at]->segment)) {
-                socket->has_failed = 1;
-                break;
+            if (errno != EAGAIN && errno != EWOULDBLOCK) {
+                if (end - at > 1) {
+                    group->frames[at]->path->is_single = 1;
+                    left = fill_messages(group, at);
+                    done = 0;
+                    continue;
+                }
+                if (errno != ENOBUFS || group->frames[at]->segment) {
+                    group->frames[at]->path->has_answered = 0;
+                    socket->has_failed = 1;
+                    return at;
+                }
             }
-            state->shared.socket_full++;
+            state->shared.socket_full += end - at;
             sent = 1;
         } else {
-            state->shared.datagrams_up += (uint64_t)sent;
+            end = group->ends[done + (uint32_t)sent - 1];
+            state->shared.datagrams_up += end - at;
         }
-        for (; sent > 0; sent--, at++) {
-            use_path(fast, frames[at]->path, frames[at]);
-            frames[at]->path = NULL;
+        for (; at < end; at++) {
+            use_path(fast, group->frames[at]->path, group->frames[at]);
+            group->frames[at]->path = NULL;
         }
+        done += (uint32_t)sent;
         /* Why the next one did not go is not told; it was an error of an earlier one if there is any. */
         if (is_cut && has_errors(socket->fd)) {
+            group->frames[at]->path->has_answered = 0;
             socket->has_failed = 1;
-            break;
+            return at;
         }
     }
-    for (; at < count; at++) {
-        give_back(fast, frames[at]);
-        frames[at]->path = NULL;
+    return at;
+}
+
+/* Send what was collected for the socket of frame `first`, in order. */
+static void send_group(struct ts_fast *fast, uint32_t first)
+{
+    struct state *state = state_of(fast);
+    struct ts_udp_socket *socket = state->batch[first].path->socket;
+    struct group group;
+    uint32_t at, i;
+
+    group.count = 0;
+    for (i = first; i < state->batch_count; i++)
+        if (state->batch[i].path && state->batch[i].path->socket == socket)
+            group.frames[group.count++] = &state->batch[i];
+    for (at = send_messages(fast, socket, &group, 0); at < group.count; at++) {
+        give_back(fast, group.frames[at]);
+        group.frames[at]->path = NULL;
     }
 }
 
@@ -577,6 +646,7 @@ static int carry(struct ts_fast *fast, struct ts_udp_path *path, const struct ts
         } while (at < datagram->length);
     }
     fast->udp->datagrams_down += datagram->segment ? (datagram->length + size - 1) / size : 1;
+    path->has_answered = 1;
     use_socket(fast, path->socket);
     return 1;
 }
@@ -686,10 +756,16 @@ int ts_udp_serve(struct ts_fast *fast, int fd, uint32_t *events)
     struct state *state = state_of(fast);
     struct ts_udp_socket *socket = fd >= 0 && fd < state->fd_capacity ? state->by_fd[fd] : NULL;
 
-    if (!socket || *events & ~(uint32_t)EPOLLIN)
+    struct ts_udp_path *path;
+
+    if (!socket)
         return 0;
-    if (read_socket(fast, socket))
-        return 1;
-    *events |= EPOLLERR;
+    if (!(*events & ~(uint32_t)EPOLLIN)) {
+        if (read_socket(fast, socket))
+            return 1;
+        *events |= EPOLLERR;
+    }
+    for (path = socket->newest; path; path = path->older) /* whose error it is Python finds out */
+        path->has_answered = 0;
     return 0;
 }

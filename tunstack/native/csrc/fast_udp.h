@@ -4,7 +4,9 @@
  * Theory of operation. A *path* is one pair of mapping (guest address and port, with its socket) and destination
  * that Python has admitted, by policy, and sent to before. Datagrams of the guest that are whole, unfragmented,
  * right and of the DF that the socket stands at are collected while a batch of the device is read and sent by one
- * `sendmmsg` for each socket; TTL and TOS travel with each as ancillary data. Datagrams from the destination of a
+ * `sendmmsg` for each socket; TTL and TOS travel with each as ancillary data. Those of one size to a destination
+ * that has answered go as one train (UDP_SEGMENT), which the kernel carries as far as it can; of a train that
+ * nobody takes it tells once, which is why it has to have answered. Datagrams from the destination of a
  * path that fit the MTU, or trains of such (UDP_GRO), go to the device as they come from `recvmmsg`.
  *
  * All else is Python's, which does what it does without a fast path: a frame that is not common goes to it
@@ -34,6 +36,7 @@ struct ts_udp_path {
     uint8_t family; /* 4 or 6 */
     uint8_t address[32];
     uint8_t ports[4];
+    uint8_t has_answered; /* a datagram has come from there, and no error since */
     uint8_t is_own; /* the destination is one of our addresses: we are no hop */
     /* the destination as the host knows it */
     uint8_t peer[16];
@@ -47,6 +50,7 @@ struct ts_udp_path {
 
     /* results */
     uint8_t is_used; /* sent to since Python last asked */
+    uint8_t is_single;    /* the kernel did not take a train for it */
     uint8_t quote[TS_UDP_QUOTE];
     uint32_t quote_length;
 
