@@ -82,7 +82,7 @@ SPECS = st.builds(
     ),
     delay=st.sampled_from([0.0, 0.001, 0.05]),
     jitter=st.sampled_from([0.0, 0.0, 0.01, 0.1]),
-    distribution=st.sampled_from(["uniform", "normal"]),
+    distribution=st.sampled_from(["uniform", "normal", "pareto", "paretonormal"]),
     loss=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     bursts=st.none() | st.just(Bursts(0.1, 0.3, 0.9, 0.01)),
     duplicate=st.sampled_from([0.0, 0.1, 1.0]),

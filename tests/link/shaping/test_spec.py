@@ -8,12 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunstack.link.shaping.chances import Bursts
-from tunstack.link.shaping.spec import MAX_DELAY, MAX_LIMIT, MAX_RATE, MAX_SEED, ShapeError, ShapeSpec
+from tunstack.link.shaping.chances import Bursts, Markov
+from tunstack.link.shaping.spec import (
+    MAX_DELAY,
+    MAX_GAP,
+    MAX_LIMIT,
+    MAX_RATE,
+    MAX_SEED,
+    ShapeError,
+    ShapeSpec,
+)
 
 
 def positive(most: float, least: float = 0.0) -> st.SearchStrategy[float]:
     return st.floats(least, most, allow_nan=False, exclude_min=least == 0.0, allow_subnormal=False)
+
+
+DISTRIBUTIONS = ["uniform", "normal", "pareto", "paretonormal"]
+HALF = st.just(0.0) | positive(0.5)
+MARKOVS = st.builds(Markov, HALF, HALF, HALF, st.just(0.0) | positive(1.0), HALF)
 
 
 @st.composite
@@ -21,20 +34,28 @@ def specs(draw: st.DrawFn) -> ShapeSpec:
     probability = st.just(0.0) | positive(1.0)
     delay = draw(st.just(0.0) | positive(MAX_DELAY))
     jitter = draw(st.just(0.0) | positive(MAX_DELAY))
-    bursts = draw(st.none() | st.builds(Bursts, *4 * [st.just(0.0) | positive(1.0)]))
+    model = draw(st.none() | st.builds(Bursts, *4 * [st.just(0.0) | positive(1.0)]) | MARKOVS)
     rate = draw(st.just(0.0) | positive(MAX_RATE, 1.0))
     limit = draw(st.none() | st.tuples(st.sampled_from(["packets", "bytes"]), st.integers(1, MAX_LIMIT)))
     limits = {f"limit_{limit[0]}": limit[1]} if rate and limit is not None else {}
+    chances = {name: draw(probability) for name in ("loss", "duplicate", "corrupt", "reorder")}
+    if model is not None:
+        chances["loss"] = 0.0
+    if not delay:
+        chances["reorder"] = 0.0
+    correlations = {f"{name}_correlation": draw(probability) for name, chance in chances.items() if chance}
     return ShapeSpec(
         delay=delay,
         jitter=jitter,
-        distribution=draw(st.sampled_from(["uniform", "normal"])) if jitter else "uniform",
-        loss=draw(probability) if bursts is None else 0.0,
-        bursts=bursts,
-        duplicate=draw(probability),
-        corrupt=draw(probability),
-        reorder=draw(probability) if delay else 0.0,
+        correlation=draw(probability) if jitter else 0.0,
+        distribution=draw(st.sampled_from(DISTRIBUTIONS)) if jitter else "uniform",
+        ordered=draw(st.booleans()) if jitter else False,
+        bursts=model if isinstance(model, Bursts) else None,
+        states=model if isinstance(model, Markov) else None,
+        gap=draw(st.integers(1, MAX_GAP)) if chances["reorder"] else 1,
         rate=rate,
+        **chances,
+        **correlations,
         seed=draw(st.none() | st.integers(0, MAX_SEED)),
         **limits,
     )
@@ -47,14 +68,14 @@ def test_what_is_printed_reads_back_as_the_same(spec: ShapeSpec) -> None:
 
 @given(specs(), st.randoms(use_true_random=False))
 def test_order_case_and_space_do_not_matter(spec: ShapeSpec, random: object) -> None:
-    orders = re.split(r" (?=delay|loss|duplicate|corrupt|reorder|rate|limit|seed)", str(spec))
+    orders = re.split(r" (?=delay|loss|duplicate|corrupt|reorder|gap|rate|limit|seed)", str(spec))
     random.shuffle(orders)  # type: ignore[attr-defined]
     text = " \t".join(order.upper().replace(" ", "  ") for order in orders)
     assert ShapeSpec.parse(f"\n{text} ") == spec
 
 
-TOKENS = """delay loss reorder duplicate corrupt gemodel normal uniform distribution rate limit seed dealy
-    -1ms NaN% 1e3ms ٣ms . % s 0 1 100 1ms
+TOKENS = """delay loss reorder gap state random pareto paretonormal ordered duplicate corrupt gemodel normal
+    uniform distribution rate limit seed dealy -1ms NaN% 1e3ms ٣ms . % s 0 1 100 1ms
     100ms .5s 5.us 1% 0% 200% 1mbit 9tbit 10kibit 1bps 64kb 5b 1.5 1.5kb"""
 
 
@@ -85,6 +106,24 @@ def test_any_text_is_a_specification_or_one_sentence(text: str) -> None:
         ("delay 100ms 10ms uniform", ShapeSpec(delay=0.1, jitter=0.01)),
         ("delay 100ms 10ms normal", ShapeSpec(delay=0.1, jitter=0.01, distribution="normal")),
         ("delay 1ms 2ms distribution normal", ShapeSpec(delay=0.001, jitter=0.002, distribution="normal")),
+        ("delay 9ms 1ms pareto", ShapeSpec(delay=0.009, jitter=0.001, distribution="pareto")),
+        (
+            "delay 9ms 1ms 25% distribution paretonormal ordered",
+            ShapeSpec(delay=0.009, jitter=0.001, correlation=0.25, distribution="paretonormal", ordered=True),
+        ),
+        ("delay 9ms 1ms ordered", ShapeSpec(delay=0.009, jitter=0.001, ordered=True)),
+        ("loss 1% 25%", ShapeSpec(loss=0.01, loss_correlation=0.25)),
+        ("loss random 1% 25%", ShapeSpec(loss=0.01, loss_correlation=0.25)),
+        ("loss state 1%", ShapeSpec(states=Markov(0.01, 0.99, 0.0, 1.0, 0.0))),
+        ("loss state 1% 10% 20% 30% 2%", ShapeSpec(states=Markov(0.01, 0.1, 0.2, 0.3, 0.02))),
+        (
+            "delay 5ms reorder 50% 10% gap 5",
+            ShapeSpec(delay=0.005, reorder=0.5, reorder_correlation=0.1, gap=5),
+        ),
+        (
+            "duplicate 1% 2% corrupt 3% 4%",
+            ShapeSpec(duplicate=0.01, duplicate_correlation=0.02, corrupt=0.03, corrupt_correlation=0.04),
+        ),
         ("corrupt 0.1%", ShapeSpec(corrupt=0.001)),
         ("loss gemodel 1% 10%", ShapeSpec(bursts=Bursts(0.01, 0.1, 1.0, 0.0))),
         ("loss gemodel 1% 10% 70% 0.1% seed 1", ShapeSpec(bursts=Bursts(0.01, 0.1, 0.7, 0.001), seed=1)),
@@ -110,6 +149,15 @@ def test_units(text: str, spec: ShapeSpec) -> None:
         (ShapeSpec(delay=0.1, jitter=0.01), "delay 100ms 10ms"),
         (ShapeSpec(delay=0.1, jitter=0.01, distribution="normal"), "delay 100ms 10ms normal"),
         (ShapeSpec(bursts=Bursts(0.01, 0.1)), "loss gemodel 1% 10% 100% 0%"),
+        (
+            ShapeSpec(delay=0.1, jitter=0.01, correlation=0.25, distribution="pareto", ordered=True),
+            "delay 100ms 10ms 25% pareto ordered",
+        ),
+        (ShapeSpec(states=Markov(0.01, 0.1)), "loss state 1% 10% 0% 100% 0%"),
+        (
+            ShapeSpec(delay=0.1, reorder=0.5, reorder_correlation=0.1, gap=5),
+            "delay 100ms reorder 50% 10% gap 5",
+        ),
         (ShapeSpec(corrupt=0.001), "corrupt 0.1%"),
         (ShapeSpec(rate=1e10, limit_bytes=1000), "rate 10gbit limit 1000b"),
         (ShapeSpec(rate=1500.0, limit_packets=3, seed=1), "rate 1.5kbit limit 3 seed 1"),
@@ -127,18 +175,30 @@ def test_what_is_printed(spec: ShapeSpec, text: str) -> None:
         ("dealy 5ms", "unknown word 'dealy'; the words are delay, loss,"),
         ("delay", "delay needs a value, such as 'delay 100ms'"),
         ("delay loss 1%", "delay needs a value"),
-        ("delay 5ms 1ms 1ms", "unknown word '1ms'"),
+        ("delay 5ms 1ms 1ms", "the correlation of a delay: unknown unit 'ms'"),
         ("delay 5ms 1", "the jitter of a delay: '1' has no unit"),
         ("delay 5ms 3601s", "the jitter of a delay is at most 3600s"),
         ("delay 5ms normal", "a normal delay needs a jitter"),
-        ("delay 5ms 1ms distribution pareto", "the distribution of a delay is uniform or normal"),
-        ("delay 5ms 1ms distribution", "the distribution of a delay is uniform or normal"),
+        ("delay 5ms 1ms distribution cauchy", "the distribution of a delay is uniform, normal, pareto or"),
+        ("delay 5ms 1ms distribution", "the distribution of a delay is uniform, normal, pareto or"),
         ("loss gemodel", "loss gemodel needs two probabilities at least"),
         ("loss gemodel 1% delay 5ms", "loss gemodel needs two probabilities at least"),
         ("loss gemodel 1% 5", "loss gemodel: '5' has no unit"),
         ("loss gemodel 1% 101%", "loss gemodel: a probability is between 0% and 100%"),
         ("loss gemodel 1% 1% 1% 1% 1%", "unknown word '1%'"),
-        ("loss 1% 5%", "unknown word '5%'"),
+        ("loss 1% 5% 5%", "unknown word '5%'"),
+        ("loss 1% 101%", "the correlation of loss is between 0% and 100%"),
+        ("loss 0% 5%", "loss has a correlation but no percentage"),
+        ("loss state", "loss state needs a probability at least"),
+        ("loss state 101%", "loss state: a probability is between 0% and 100%"),
+        ("loss state 60% 40% 0% 100% 50%", "P13 and P14, and P31 and P32, are 100% together"),
+        ("loss random", "loss: 'random' is not a number"),
+        ("delay 5ms 0ms 5%", "a delay that is correlated needs a jitter"),
+        ("delay 5ms ordered", "a delay that is ordered needs a jitter"),
+        ("delay 5ms 1ms 101%", "the correlation of a delay is between 0% and 100%"),
+        ("gap 5", "gap needs reorder"),
+        ("delay 5ms reorder 1% gap 0", "gap is between 1 and"),
+        ("delay 5ms reorder 1% gap x", "gap: 'x' is not a whole number"),
         ("delay 5ms delay 6ms", "delay is given twice"),
         ("delay 5", "delay: '5' has no unit; the units are s, ms"),
         ("delay 5min", "delay: unknown unit 'min'"),
@@ -178,7 +238,7 @@ def test_each_mistake_has_its_sentence(text: str, words: str) -> None:
         {"rate": 0.5},
         {"rate": 1e6, "limit_packets": 1, "limit_bytes": 1},
         {"jitter": float("nan")},
-        {"jitter": 1.0, "distribution": "pareto"},
+        {"jitter": 1.0, "distribution": "cauchy"},
         {"loss": 0.5, "bursts": Bursts(0.1, 0.1)},
         {"bursts": Bursts(0.1, float("nan"))},
     ],

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from tunstack.errors import DropCounters
 from tunstack.limits import DEFAULT_LIMITS, Limits
-from tunstack.link.shaping.chances import GilbertElliott
+from tunstack.link.shaping import laws
+from tunstack.link.shaping.chances import FourStates, Gap, GilbertElliott
 from tunstack.link.shaping.delay import Constant, Delay, Draw, Normal, Uniform
 from tunstack.link.shaping.impairments import Corrupt, Duplicate, Loss
 from tunstack.link.shaping.rate import DropTail, Rate
@@ -106,29 +107,43 @@ def build(
     memory = Memory(limits.shaping_memory)
     stages: list[Stage] = []
     if spec.duplicate:
-        stages.append(Duplicate(_chance("duplicate", spec.duplicate, seed)))
+        stages.append(Duplicate(_chance("duplicate", spec, seed)))
     if spec.bursts is not None:
         stages.append(Loss(GilbertElliott(spec.bursts, random.Random(f"loss {seed}"))))
+    elif spec.states is not None:
+        stages.append(Loss(FourStates(spec.states, random.Random(f"loss {seed}"))))
     elif spec.loss:
-        stages.append(Loss(_chance("loss", spec.loss, seed)))
+        stages.append(Loss(_chance("loss", spec, seed)))
     if spec.corrupt:
         bits = random.Random(f"bit {seed}")
-        stages.append(Corrupt(_chance("corrupt", spec.corrupt, seed), bits))
+        stages.append(Corrupt(_chance("corrupt", spec, seed), bits))
     if spec.rate:
         queue = DropTail(packets=spec.queue_packets, size=spec.queue_bytes)
         stages.append(Rate(spec.rate, queue, memory))
     if spec.delay or spec.jitter:
-        reorder = _chance("reorder", spec.reorder, seed) if spec.reorder else None
-        stages.append(Delay(_draw(spec, seed), memory, reorder))
+        reorder = _chance("reorder", spec, seed) if spec.reorder else None
+        if reorder is not None and spec.gap > 1:
+            reorder = Gap(reorder, spec.gap)
+        stages.append(Delay(_draw(spec, seed), memory, reorder, keep_order=spec.ordered))
     return Pipeline(stages, drops)
+
+
+_QUANTILES = {"uniform": laws.uniform, "normal": laws.normal, "pareto": laws.pareto}
 
 
 def _draw(spec: ShapeSpec, seed: int) -> Draw:
     if not spec.jitter:
         return Constant(spec.delay)
-    law = Normal if spec.distribution == "normal" else Uniform
-    return law(spec.delay, spec.jitter, random.Random(f"jitter {seed}"))
+    rng = random.Random(f"jitter {seed}")
+    if spec.distribution == "paretonormal":
+        sources = [laws.source(spec.correlation, one) for one in (rng, random.Random(f"jitter 2 {seed}"))]
+        return laws.ParetoNormal(spec.delay, spec.jitter, *sources)
+    if not spec.correlation and spec.distribution != "pareto":
+        return (Normal if spec.distribution == "normal" else Uniform)(spec.delay, spec.jitter, rng)
+    numbers = laws.source(spec.correlation, rng)
+    return laws.Spread(spec.delay, spec.jitter, _QUANTILES[spec.distribution], numbers)
 
 
-def _chance(name: str, probability: float, seed: int) -> Chance:
-    return Bernoulli(probability, random.Random(f"{name} {seed}"))
+def _chance(word: str, spec: ShapeSpec, seed: int) -> Chance:
+    correlation: float = getattr(spec, f"{word}_correlation")
+    return Bernoulli(getattr(spec, word), laws.source(correlation, random.Random(f"{word} {seed}")))

@@ -18,11 +18,11 @@ correlated, bursty or scripted decisions take the place of independent ones with
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from typing import ClassVar
 
 from tunstack.errors import DropCounters, DropReason
+from tunstack.link.shaping.laws import Source
 from tunstack.packet import Packet
 
 Sink = Callable[[Packet, float], None]
@@ -39,11 +39,11 @@ PACKET_OVERHEAD = 384
 
 
 class Bernoulli:
-    """A `Chance` of fixed probability (0..1), each decision independent of the others."""
+    """A `Chance` of fixed probability (0..1); decisions are as independent as the numbers of `rng`."""
 
     __slots__ = ("_random", "probability")
 
-    def __init__(self, probability: float, rng: random.Random) -> None:
+    def __init__(self, probability: float, rng: Source) -> None:
         self.probability = probability
         self._random = rng.random
 
