@@ -56,6 +56,7 @@ def test_as_a_plain_user_with_the_gateway_behind_it(lab: types.ModuleType) -> No
         (["--add-host", "x:10.0.0.1", "--add-host", "X:10.0.0.2", "true"], 125, "more than one address"),
         (["--pcap", "/no/such/folder/file", "true"], 125, "'/no/such/folder/file': No such file"),
         (["--shape-up", "dealy 5ms", "true"], 125, "--shape-up: unknown word 'dealy'"),
+        (["--profile", "5g", "true"], 125, "--profile: unknown profile '5g'; there are fiber, cable,"),
         (["--shape-down", "reorder 1%", "true"], 125, "--shape-down: reorder needs a delay"),
         (["-p", "192.0.2.1:8080:80", "true"], 125, "cannot publish 192.0.2.1:8080/tcp"),
     ],

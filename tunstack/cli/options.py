@@ -72,6 +72,13 @@ _OPTIONS = (
         "'delay 50ms loss 1% reorder 2% duplicate 1% rate 10mbit limit 100'.",
     ),
     click.option("--shape-down", metavar="WORDS", help="The same for packets to the guest."),
+    click.option(
+        "--profile",
+        metavar="NAME",
+        help="Shape both directions as a kind of access does: fiber, cable, dsl, dialup, lte, 4g, 3g-fast, "
+        "3g, 3g-slow, 2g, edge, gprs, wifi, wifi-lossy, satellite, geo. A --shape option overrides its "
+        "direction.",
+    ),
     click.option("-v", "--verbose", count=True, help="Tell what happens, on stderr; twice: in detail."),
 )
 
@@ -98,6 +105,7 @@ class Settings:
         try:
             plan = AddressPlan.from_subnet(options["subnet"], mtu=options["mtu"])
             loopback = options["host_loopback"]
+            shape_up, shape_down = _shapes(options)
             hosts = [parse_host_entry(text) for text in options["add_host"]]
             if twice := {name for name, _ in hosts if [n for n, _ in hosts].count(name) > 1}:
                 raise PlanError(f"--add-host: '{min(twice)}' is given more than one address")
@@ -109,8 +117,8 @@ class Settings:
                 dns=[parse_resolver(text) for text in options["dns"]],
                 hosts=dict(hosts),
                 pcap=options["pcap"],
-                shape_up=_shape("--shape-up", options["shape_up"]),
-                shape_down=_shape("--shape-down", options["shape_down"]),
+                shape_up=shape_up,
+                shape_down=shape_down,
                 layer3=options.get("tun", False),
                 verbose=options["verbose"],
             )
@@ -140,6 +148,24 @@ class Settings:
 
             level = logging.INFO if self.verbose == 1 else logging.DEBUG
             logging.basicConfig(level=level, format="tunstack: %(message)s")
+
+
+def _shapes(options: dict[str, Any]) -> tuple[ShapeSpec | None, ShapeSpec | None]:
+    """The shaping of both directions, up first."""
+    words: dict[str, str | None] = {"up": None, "down": None}
+    if options["profile"] is not None:
+        from tunstack.link.shaping.profiles import find
+
+        try:
+            profile = find(options["profile"])
+        except ValueError as error:
+            raise Failure(f"--profile: {error}") from None
+        words = {"up": profile.up, "down": profile.down}
+    up, down = (
+        _shape(f"--shape-{way}", words[way] if options[f"shape_{way}"] is None else options[f"shape_{way}"])
+        for way in ("up", "down")
+    )
+    return up, down
 
 
 def _shape(option: str, words: str | None) -> ShapeSpec | None:
