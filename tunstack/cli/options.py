@@ -161,11 +161,10 @@ def _shapes(options: dict[str, Any]) -> tuple[ShapeSpec | None, ShapeSpec | None
         except ValueError as error:
             raise Failure(f"--profile: {error}") from None
         words = {"up": profile.up, "down": profile.down}
-    up, down = (
-        _shape(f"--shape-{way}", words[way] if options[f"shape_{way}"] is None else options[f"shape_{way}"])
-        for way in ("up", "down")
-    )
-    return up, down
+    for way in words:
+        if options[f"shape_{way}"] is not None:
+            words[way] = options[f"shape_{way}"]
+    return _shape("--shape-up", words["up"]), _shape("--shape-down", words["down"])
 
 
 def _shape(option: str, words: str | None) -> ShapeSpec | None:

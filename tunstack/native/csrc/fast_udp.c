@@ -502,13 +502,13 @@ static uint32_t fill_messages(struct group *group, uint32_t at)
 }
 
 /*
- * Send the frames from `at` on as far as the socket takes them without an error, and return the first that is
+ * Send the frames as far as the socket takes them without an error, and return the first that is
  * left. A train of which the kernel thinks nothing (no offload, larger than the path's MTU) goes one by one.
  */
-static uint32_t send_messages(struct ts_fast *fast, struct ts_udp_socket *socket, struct group *group, uint32_t at)
+static uint32_t send_messages(struct ts_fast *fast, struct ts_udp_socket *socket, struct group *group)
 {
     struct state *state = state_of(fast);
-    uint32_t left = fill_messages(group, at), done = 0;
+    uint32_t at = 0, done = 0, left = fill_messages(group, at);
 
     while (done < left) {
         int sent = sendmmsg(socket->fd, group->messages + done, left - done, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -565,7 +565,7 @@ static void send_group(struct ts_fast *fast, uint32_t first)
     for (i = first; i < state->batch_count; i++)
         if (state->batch[i].path && state->batch[i].path->socket == socket)
             group.frames[group.count++] = &state->batch[i];
-    for (at = send_messages(fast, socket, &group, 0); at < group.count; at++) {
+    for (at = send_messages(fast, socket, &group); at < group.count; at++) {
         give_back(fast, group.frames[at]);
         group.frames[at]->path = NULL;
     }
@@ -755,7 +755,6 @@ int ts_udp_serve(struct ts_fast *fast, int fd, uint32_t *events)
 {
     struct state *state = state_of(fast);
     struct ts_udp_socket *socket = fd >= 0 && fd < state->fd_capacity ? state->by_fd[fd] : NULL;
-
     struct ts_udp_path *path;
 
     if (!socket)

@@ -50,7 +50,7 @@ struct ts_udp_path {
 
     /* results */
     uint8_t is_used; /* sent to since Python last asked */
-    uint8_t is_single;    /* the kernel did not take a train for it */
+    uint8_t is_single; /* the kernel did not take a train for it */
     uint8_t quote[TS_UDP_QUOTE];
     uint32_t quote_length;
 
