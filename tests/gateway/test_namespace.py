@@ -335,7 +335,9 @@ async def test_cancelling_the_start_leaves_nothing(
 async def test_signals_and_stops(no_fd_leak: None) -> None:
     stops: list[int] = []
     script = "trap 'exit 9' USR1; kill -STOP $$; kill -TSTP $$; while :; do sleep 0.01; done"
-    async with start_in_namespace(["sh", "-c", script], DEFAULT_PLAN) as guest:
+    # A group of its own, with a parent outside: in an orphaned one the kernel drops SIGTSTP.
+    lead = "import os, sys; os.setpgid(0, 0); os.execvp('sh', ['sh', '-c', sys.argv[1]])"
+    async with start_in_namespace([sys.executable, "-ISc", lead, script], DEFAULT_PLAN) as guest:
 
         def stopped(number: int) -> None:
             assert Path(f"/proc/{guest.pid}/cmdline").read_text().split("\0")[0] == "sh"
@@ -348,6 +350,16 @@ async def test_signals_and_stops(no_fd_leak: None) -> None:
         assert await guest.wait(stopped) == 9
         guest.signal(signal.SIGTERM)  # too late is not an error
     assert stops == [signal.SIGSTOP, signal.SIGTSTP]
+
+
+async def test_a_signal_right_after_the_start_is_not_lost(no_fd_leak: None) -> None:
+    # The init has it in hand as soon as it has forked, while its child still ignores what it ignores.
+    for _ in range(20):
+        async with start_in_namespace(["sleep", "1000"], DEFAULT_PLAN) as guest:
+            await guest.start()
+            guest.signal(signal.SIGTERM)
+            with trio.fail_after(10):
+                assert await guest.wait() == 128 + signal.SIGTERM
 
 
 async def test_failures_are_exceptions(no_fd_leak: None) -> None:

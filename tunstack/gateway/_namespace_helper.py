@@ -485,9 +485,12 @@ def init(channel: socket.socket, share_pid: bool, command: list[bytes], kept: li
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    # What we forward to the child before it has undone our shield waits there, where it would be ignored.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
     child = os.fork()
     if child == 0:
-        become(command, channel, kept)
+        become(command, channel, kept, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     with contextlib.suppress(OSError):  # the starter is gone
         supervise(channel, child, wake, parent)
     if share_pid:
@@ -562,8 +565,10 @@ def parent_of(pid: str) -> int:
         return -1
 
 
-def become(command: list[bytes], channel: socket.socket, kept: list[int]) -> NoReturn:
-    """Exec COMMAND with the signals and the environment that the starter was given."""
+def become(
+    command: list[bytes], channel: socket.socket, kept: list[int], mask: set[signal.Signals]
+) -> NoReturn:
+    """Exec COMMAND with the starter's environment and signals: `kept` ignored, `mask` blocked."""
     number = errno.ENOENT
     try:
         signal.set_wakeup_fd(-1)
@@ -573,6 +578,7 @@ def become(command: list[bytes], channel: socket.socket, kept: list[int]) -> NoR
                     signal.signal(signum, signal.SIG_DFL)
         for signum in kept:
             signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # The kernel adds our process number as the starter sees it (SCM_CREDENTIALS).
         send(channel, event="started")
         number = execute(command)
