@@ -566,7 +566,7 @@ def parent_of(pid: str) -> int:
 
 
 def become(
-    command: list[bytes], channel: socket.socket, kept: list[int], mask: set[signal.Signals]
+    command: list[bytes], channel: socket.socket, kept: list[int], mask: set[int | signal.Signals]
 ) -> NoReturn:
     """Exec COMMAND with the starter's environment and signals: `kept` ignored, `mask` blocked."""
     number = errno.ENOENT
