@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tunstack.errors import DropReason
 from tunstack.link.shaping.codel import INTERVAL, TARGET, CoDel, mark
 from tunstack.link.shaping.pipeline import Pipeline
-from tunstack.link.shaping.rate import Rate
+from tunstack.link.shaping.rate import Rate, Steady
 from tunstack.link.shaping.stage import Memory
 from tunstack.packet import Packet
 from tunstack.testing.packets import Ethernet, Ipv4, Ipv6, Raw, Udp, dissect, emit
@@ -53,7 +53,7 @@ def test_every_packet_leaves_or_is_dropped_once_and_in_order(
             inside[number] = size
             queue.push(packet(number, size, traffic_class), now)
         elif (one := queue.pop(now)) is not None:
-            left.append(number_of(one))
+            left.append(number_of(one[1]))
             del inside[left[-1]]
         for gone in dropped[before:]:
             del inside[gone]
@@ -114,13 +114,13 @@ def test_a_burst_that_passes_within_an_interval_is_left_alone() -> None:
     queue.drop = lambda one, reason: dropped.append(one)
     for number in range(60):
         queue.push(packet(number), 0.0)
-    out = [number_of(one) for tick in range(60) if (one := queue.pop(0.0015 * tick)) is not None]
+    out = [number_of(one[1]) for tick in range(60) if (one := queue.pop(0.0015 * tick)) is not None]
     assert out == list(range(60)) and not dropped
 
 
 def test_a_full_queue_drops_what_comes_behind_a_rate() -> None:
     queue = CoDel(packets=5)
-    stage = Rate(8e6, queue, Memory(1 << 20))
+    stage = Rate(Steady(8e6), queue, Memory(1 << 20))
     pipeline = Pipeline([stage])
     for number in range(10):
         pipeline.push(packet(number), 0.0)

@@ -16,7 +16,8 @@ from tunstack.errors import DropCounters, DropReason
 from tunstack.limits import Limits
 from tunstack.link.shaping.chances import Bursts
 from tunstack.link.shaping.pipeline import Pipeline, build
-from tunstack.link.shaping.rate import DropTail, Rate
+from tunstack.link.shaping.rate import DropTail, Rate, Steady
+from tunstack.link.shaping.slots import Slots
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.link.shaping.stage import PACKET_OVERHEAD, Memory, Stage
 from tunstack.packet import Packet
@@ -69,16 +70,21 @@ def assert_balanced(pipeline: Pipeline) -> None:
 
 
 SPECS = st.builds(
-    lambda delay, jitter, distribution, loss, bursts, duplicate, reorder, rate, limit: ShapeSpec(
-        delay=delay,
-        jitter=jitter,
-        distribution=distribution if jitter else "uniform",
-        loss=loss if bursts is None else 0.0,
-        bursts=bursts,
-        duplicate=duplicate,
-        reorder=reorder if delay else 0.0,
-        rate=rate,
-        limit_packets=limit if rate else None,
+    lambda delay, jitter, distribution, loss, bursts, duplicate, reorder, rate, extra, queue, limit, slots: (
+        ShapeSpec(
+            delay=delay,
+            jitter=jitter,
+            distribution=distribution if jitter else "uniform",
+            loss=loss if bursts is None else 0.0,
+            bursts=bursts,
+            duplicate=duplicate,
+            reorder=reorder if delay else 0.0,
+            rate=rate,
+            **(extra if rate else {}),
+            queue=queue if rate else "droptail",
+            limit_packets=limit if rate else None,
+            slots=slots,
+        )
     ),
     delay=st.sampled_from([0.0, 0.001, 0.05]),
     jitter=st.sampled_from([0.0, 0.0, 0.01, 0.1]),
@@ -88,7 +94,10 @@ SPECS = st.builds(
     duplicate=st.sampled_from([0.0, 0.1, 1.0]),
     reorder=st.sampled_from([0.0, 0.3]),
     rate=st.sampled_from([0.0, 1e4, 1e6, 1e8]),
+    extra=st.sampled_from([{}, {"burst": 3000}, {"overhead": 20, "cell": 48, "cell_overhead": 5}]),
+    queue=st.sampled_from(["droptail", "codel", "fq_codel"]),
     limit=st.none() | st.integers(1, 5),
+    slots=st.none() | st.just(Slots(0.001, 0.003)) | st.just(Slots(0.01, 0.01, 2, 2000)),
 )
 GAPS = st.lists(st.tuples(st.sampled_from([0.0, 1e-5, 1e-3, 0.02]), st.integers(40, 1514)), max_size=60)
 
@@ -193,7 +202,7 @@ def test_the_rate_is_a_drop_tail_queue(
     gaps: list[tuple[float, int]], rate: float, packets: int | None, size: int | None
 ) -> None:
     arrivals = arrivals_of(gaps)
-    stage = Rate(rate, DropTail(packets=packets, size=size), Memory(2**30))
+    stage = Rate(Steady(rate), DropTail(packets=packets, size=size), Memory(2**30))
     pipeline = Pipeline([stage])
     out = run(pipeline, arrivals)
     expected, dropped = drop_tail_model(arrivals, rate, packets, size)

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunstack.link.shaping.chances import Bursts, Markov
+from tunstack.link.shaping.slots import Slots
 from tunstack.link.shaping.spec import (
     MAX_DELAY,
     MAX_GAP,
     MAX_LIMIT,
+    MAX_OVERHEAD,
     MAX_RATE,
     MAX_SEED,
     ShapeError,
@@ -27,6 +29,33 @@ def positive(most: float, least: float = 0.0) -> st.SearchStrategy[float]:
 DISTRIBUTIONS = ["uniform", "normal", "pareto", "paretonormal"]
 HALF = st.just(0.0) | positive(0.5)
 MARKOVS = st.builds(Markov, HALF, HALF, HALF, st.just(0.0) | positive(1.0), HALF)
+
+
+TIME = positive(MAX_DELAY)
+SLOTS = st.none() | st.builds(
+    lambda times, packets, size: Slots(min(times), max(times), packets, size),
+    st.tuples(TIME, TIME),
+    st.integers(0, MAX_LIMIT),
+    st.integers(0, MAX_LIMIT),
+)
+CODELS = st.fixed_dictionaries(
+    {"queue": st.sampled_from(["codel", "fq_codel"])},
+    optional={"target": TIME, "interval": TIME, "ecn": st.booleans()},
+)
+CELLS = st.integers(1, MAX_OVERHEAD).flatmap(
+    lambda cell: st.fixed_dictionaries(
+        {"cell": st.just(cell)}, optional={"cell_overhead": st.integers(1 - cell, MAX_OVERHEAD)}
+    )
+)
+RATES = st.builds(
+    lambda *parts: {name: value for part in parts for name, value in part.items()},
+    st.just({}) | CODELS,
+    st.just({}) | CELLS,
+    st.fixed_dictionaries(
+        {},
+        optional={"overhead": st.integers(-MAX_OVERHEAD, MAX_OVERHEAD), "burst": st.integers(0, MAX_LIMIT)},
+    ),
+)
 
 
 @st.composite
@@ -44,7 +73,14 @@ def specs(draw: st.DrawFn) -> ShapeSpec:
     if not delay:
         chances["reorder"] = 0.0
     correlations = {f"{name}_correlation": draw(probability) for name, chance in chances.items() if chance}
+    pattern = draw(st.just("") | st.text("01", min_size=1, max_size=9))
+    if pattern:
+        chances["loss"], model = 0.0, None
+        correlations.pop("loss_correlation", None)
     return ShapeSpec(
+        **draw(RATES) if rate else {},
+        pattern=pattern,
+        slots=draw(SLOTS),
         delay=delay,
         jitter=jitter,
         correlation=draw(probability) if jitter else 0.0,
@@ -68,13 +104,16 @@ def test_what_is_printed_reads_back_as_the_same(spec: ShapeSpec) -> None:
 
 @given(specs(), st.randoms(use_true_random=False))
 def test_order_case_and_space_do_not_matter(spec: ShapeSpec, random: object) -> None:
-    orders = re.split(r" (?=delay|loss|duplicate|corrupt|reorder|gap|rate|limit|seed)", str(spec))
+    orders = re.split(
+        r" (?=(?:delay|loss|duplicate|corrupt|reorder|gap|rate|burst|queue|limit|slot|seed) )", str(spec)
+    )
     random.shuffle(orders)  # type: ignore[attr-defined]
     text = " \t".join(order.upper().replace(" ", "  ") for order in orders)
     assert ShapeSpec.parse(f"\n{text} ") == spec
 
 
 TOKENS = """delay loss reorder gap state random pareto paretonormal ordered duplicate corrupt gemodel normal
+    pattern 010 burst trace queue codel fq_codel droptail target interval noecn ecn slot packets bytes -4 48
     uniform distribution rate limit seed dealy -1ms NaN% 1e3ms ٣ms . % s 0 1 100 1ms
     100ms .5s 5.us 1% 0% 200% 1mbit 9tbit 10kibit 1bps 64kb 5b 1.5 1.5kb"""
 
@@ -134,6 +173,19 @@ def test_any_text_is_a_specification_or_one_sentence(text: str) -> None:
         ("rate 1mbps", ShapeSpec(rate=8e6)),
         ("rate 1mbit limit 50", ShapeSpec(rate=1e6, limit_packets=50)),
         ("limit 64kb rate 1mbit", ShapeSpec(rate=1e6, limit_bytes=65536)),
+        ("loss pattern 0010", ShapeSpec(pattern="0010")),
+        ("rate 1mbit 14", ShapeSpec(rate=1e6, overhead=14)),
+        ("rate 1mbit -14 48 5", ShapeSpec(rate=1e6, overhead=-14, cell=48, cell_overhead=5)),
+        ("rate 1mbit burst 16kb", ShapeSpec(rate=1e6, burst=16384)),
+        ("trace Lte.Down delay 5MS", ShapeSpec(trace="Lte.Down", delay=0.005)),
+        ("rate 1mbit queue codel", ShapeSpec(rate=1e6, queue="codel")),
+        (
+            "rate 1mbit limit 500 queue fq_codel target 20ms interval 300ms noecn",
+            ShapeSpec(rate=1e6, queue="fq_codel", target=0.02, interval=0.3, ecn=False, limit_packets=500),
+        ),
+        ("rate 1mbit queue droptail", ShapeSpec(rate=1e6)),
+        ("slot 5ms", ShapeSpec(slots=Slots(0.005, 0.005))),
+        ("slot 5ms 8ms packets 10 bytes 64kb", ShapeSpec(slots=Slots(0.005, 0.008, 10, 65536))),
         ("loss 1% seed 7", ShapeSpec(loss=0.01, seed=7)),
     ],
 )
@@ -215,6 +267,33 @@ def test_what_is_printed(spec: ShapeSpec, text: str) -> None:
         ("rate 10", "rate: '10' has no unit; the units are bit, kbit"),
         ("rate 0mbit", "rate is between 1bit and 1tbit"),
         ("rate 2tbit", "rate is between 1bit and 1tbit"),
+        ("loss pattern", "loss pattern needs digits"),
+        ("loss pattern 012", "loss pattern needs digits"),
+        ("loss pattern " + 70000 * "0", "loss pattern: at most 65536 digits"),
+        ("rate 1mbit 5ms", "unknown word '5ms'"),
+        ("rate 1mbit 70000", "rate: overheads and cells are of 65535 bytes at most"),
+        ("rate 1mbit 0 -1", "rate: overheads and cells are of 65535 bytes at most"),
+        ("rate 1mbit 0 0 5", "an overhead of cells needs a size of cells"),
+        ("rate 1mbit 0 5 -5", "a cell with its overhead has one byte at least"),
+        ("burst 5kb", "overhead, cells and a burst need a rate in numbers"),
+        ("rate 1mbit burst 5", "burst: '5' has no unit"),
+        ("rate 1mbit burst 0b", "burst is one byte at least"),
+        ("rate 1mbit burst 5gb", "burst is between 1b and"),
+        ("trace", "trace needs a value"),
+        ("trace rate", "trace needs a value"),
+        ("trace x rate 1mbit", "the rate is that of the trace, or a number, not both"),
+        ("rate 1mbit queue red", "the queue is droptail, codel or fq_codel"),
+        ("rate 1mbit queue codel target", "the target of a queue needs a time"),
+        ("rate 1mbit queue codel target 0s", "queue: target and interval are more than 0s"),
+        ("rate 1mbit queue codel interval 5", "the interval of a queue: '5' has no unit"),
+        ("rate 1mbit queue droptail noecn", "target, interval and noecn are of the queues"),
+        ("queue codel", "queue needs a rate"),
+        ("slot 5", "slot: '5' has no unit"),
+        ("slot 0ms", "slot: more than 0s"),
+        ("slot 5ms 4ms", "slot: more than 0s, at most 3600s, and the longer time last"),
+        ("slot 5ms packets", "slot: packets needs a number"),
+        ("slot 5ms packets 0", "slot: packets is 1 at least"),
+        ("slot 5ms bytes x", "the bytes of a slot: 'x' is neither a number"),
         ("limit 5", "limit needs a rate"),
         ("rate 1mbit limit 0", "limit is between 1 and"),
         ("rate 1mbit limit 5gbit", "limit: '5gbit' is neither a number of packets nor of bytes"),
@@ -249,7 +328,7 @@ def test_values_that_no_words_give_are_refused(fields: dict[str, object]) -> Non
 
 
 def test_the_default_queue_is_a_tenth_of_a_second_and_no_less_than_a_few_packets() -> None:
-    assert ShapeSpec(rate=100e6).queue_bytes == 1_250_000
-    assert ShapeSpec(rate=1e6).queue_bytes == 24 * 1024
+    assert ShapeSpec(rate=100e6).queue_bytes(100e6) == 1_250_000
+    assert ShapeSpec(rate=1e6).queue_bytes(1e6) == 24 * 1024
     packets = ShapeSpec(rate=1e6, limit_packets=7)
-    assert (packets.queue_packets, packets.queue_bytes) == (7, None)
+    assert (packets.queue_packets, packets.queue_bytes(1e6)) == (7, None)

@@ -16,7 +16,7 @@ from tunstack.errors import DropReason
 from tunstack.limits import Limits
 from tunstack.link.shaping.codel import CoDel
 from tunstack.link.shaping.delay import Constant, Delay
-from tunstack.link.shaping.rate import Rate
+from tunstack.link.shaping.rate import Rate, Steady
 from tunstack.link.shaping.stage import Memory
 from tunstack.tcp.congestion import initial_window
 from tunstack.tcp.recovery import Recovery
@@ -159,7 +159,7 @@ def test_6_with_marks_nothing_is_lost_after_convergence(congestion: str, seconds
     way = network.link(
         client,
         server,
-        (Rate(4e6, queue, memory), Delay(Constant(0.03), memory)),
+        (Rate(Steady(4e6), queue, memory), Delay(Constant(0.03), memory)),
         (Delay(Constant(0.03), memory),),
     ).forth
     transfers = [Transfer(client, server) for _ in range(2)]

@@ -149,3 +149,17 @@ class Numbered:
     def __call__(self) -> bool:
         self._count += 1
         return self._count in self.numbers
+
+
+class Pattern:
+    """A `Chance` that follows `bits`, a text of 0 and 1, over and over again."""
+
+    __slots__ = ("_place", "bits")
+
+    def __init__(self, bits: str) -> None:
+        self.bits = bits
+        self._place = -1
+
+    def __call__(self) -> bool:
+        self._place = (self._place + 1) % len(self.bits)
+        return self.bits[self._place] == "1"

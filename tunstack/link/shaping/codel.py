@@ -26,40 +26,54 @@ _RECENT = 16
 
 
 class CoDel:
-    """A `Queue`. Beside it has a bound in packets, at which it drops what comes.
+    """A `Queue`. Beside it has a bound in packets or bytes, at which it drops what comes.
 
     Attributes:
+        l2: packets begin with an Ethernet header.
         marked: packets that were marked.
     """
 
     __slots__ = (
         "_above_at",
+        "_bytes",
         "_count",
         "_dropping",
+        "_ecn",
         "_interval",
-        "_l2",
         "_last_count",
         "_next_drop",
         "_packets",
+        "_since",
         "_target",
         "_waiting",
         "drop",
+        "l2",
         "marked",
         "size",
     )
 
     def __init__(
-        self, *, packets: int = 1000, target: float = TARGET, interval: float = INTERVAL, l2: bool = False
+        self,
+        *,
+        packets: int | None = 1000,
+        size: int | None = None,
+        target: float = TARGET,
+        interval: float = INTERVAL,
+        ecn: bool = True,
+        l2: bool = False,
     ) -> None:
-        """`l2`: packets begin with an Ethernet header."""
+        """`packets` and `size`, each if given, bound what waits. `ecn`: mark the packets of who knows it."""
         self._packets = packets
+        self._bytes = size
+        self._ecn = ecn
         self._target = target
         self._interval = interval
-        self._l2 = l2
+        self.l2 = l2
         self._waiting: deque[tuple[float, Packet]] = deque()
         self._above_at: float | None = None
         self._dropping = False
         self._next_drop = 0.0
+        self._since = 0.0
         self._count = 0
         self._last_count = 0
         self.marked = 0
@@ -71,14 +85,16 @@ class CoDel:
 
     def push(self, packet: Packet, at: float) -> None:
         """Take `packet`, or drop it."""
-        if len(self._waiting) >= self._packets:
+        if (self._packets is not None and len(self._waiting) >= self._packets) or (
+            self._bytes is not None and self.size + len(packet) > self._bytes
+        ):
             self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
             return
         self.size += len(packet)
         self._waiting.append((at, packet))
 
-    def pop(self, at: float) -> Packet | None:
-        """The packet that is sent from `at` on, or None."""
+    def pop(self, at: float) -> tuple[float, Packet] | None:
+        """The packet that is sent from `at` on, behind the time at which it came; or None."""
         packet, late = self._take(at)
         if self._dropping:
             if not late:
@@ -87,7 +103,7 @@ class CoDel:
                 self._count += 1
                 if (changed := self._mark(packet)) is not None:
                     self._next_drop = self._law(self._next_drop)
-                    return changed
+                    return self._since, changed
                 self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
                 packet, late = self._take(at)
                 if late:
@@ -106,7 +122,20 @@ class CoDel:
             self._count = since if since > 1 and recent else 1
             self._next_drop = self._law(at)
             self._last_count = self._count
-        return packet
+        return None if packet is None else (self._since, packet)
+
+    def hand_over(self) -> list[tuple[float, Packet]]:
+        """Give up all that waits."""
+        packets = list(self._waiting)
+        self._waiting.clear()
+        self.size = 0
+        return packets
+
+    def drop_oldest(self) -> None:
+        """Drop the packet that has waited longest; there must be one."""
+        _, packet = self._waiting.popleft()
+        self.size -= len(packet)
+        self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
 
     def _take(self, at: float) -> tuple[Packet | None, bool]:
         """The next packet, and whether packets have waited too long for an interval."""
@@ -114,6 +143,7 @@ class CoDel:
             self._above_at = None
             return None, False
         since, packet = self._waiting.popleft()
+        self._since = since
         self.size -= len(packet)
         if at - since < self._target or self.size <= _FEW_BYTES:
             self._above_at = None
@@ -127,7 +157,7 @@ class CoDel:
         return time + self._interval / math.sqrt(self._count)
 
     def _mark(self, packet: Packet) -> Packet | None:
-        changed = mark(packet, l2=self._l2)
+        changed = mark(packet, l2=self.l2) if self._ecn else None
         if changed is not None:
             self.marked += 1
         return changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from tunstack.errors import DropReason
@@ -87,7 +87,7 @@ class Delay(Stage):
         self._draw = draw
         self._memory = memory
         self._reorder = reorder
-        self._held: list[tuple[float, int, Packet]] = []
+        self._held: list[tuple[float, int, float, Packet]] = []
         self._count = 0
         self._bytes = 0
         self.reordered = 0
@@ -108,15 +108,16 @@ class Delay(Stage):
                 self._latest = due = max(due, self._latest)
         self._bytes += len(packet)
         self._count += 1
-        heapq.heappush(self._held, (due, self._count, packet))
+        heapq.heappush(self._held, (due, self._count, at, packet))
 
     def advance(self, now: float) -> None:
         """See `Stage`."""
         held = self._held
         while held and held[0][0] <= now:
-            due, _, packet = heapq.heappop(held)
+            due, _, since, packet = heapq.heappop(held)
             self._bytes -= len(packet)
             self._memory.give(packet)
+            self._waited(due - since)
             self._forward(packet, due)
 
     def next_timeout(self) -> float | None:
@@ -125,12 +126,31 @@ class Delay(Stage):
 
     def clear(self) -> None:
         """See `Stage`."""
-        for _, _, packet in self._held:
-            self._memory.give(packet)
+        for _, _, packet in self.hand_over():
             self._drop(packet, DropReason.SHAPING_DETACHED)
+
+    def hand_over(self) -> list[tuple[float, float, Packet]]:
+        """Give up what is held: when each packet is due, since when it is here, and the packet, in order."""
+        packets = [(due, since, packet) for due, _, since, packet in sorted(self._held)]
+        for _, _, packet in packets:
+            self._memory.give(packet)
         self._held.clear()
         self._bytes = 0
         self._latest = float("-inf")
+        return packets
+
+    def adopt(self, packets: Iterable[tuple[float, float, Packet]]) -> None:
+        """Take what another delay has given up; each packet stays due when it was."""
+        for due, since, packet in packets:
+            self.received += 1
+            if not self._memory.take(packet):
+                self._drop(packet, DropReason.SHAPING_MEMORY)
+                continue
+            if self._keep_order:
+                self._latest = max(due, self._latest)
+            self._bytes += len(packet)
+            self._count += 1
+            heapq.heappush(self._held, (due, self._count, since, packet))
 
     @property
     def queued(self) -> int:

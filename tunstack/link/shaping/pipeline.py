@@ -9,13 +9,29 @@ from collections.abc import Iterable
 from tunstack.errors import DropCounters
 from tunstack.limits import DEFAULT_LIMITS, Limits
 from tunstack.link.shaping import laws
-from tunstack.link.shaping.chances import FourStates, Gap, GilbertElliott
+from tunstack.link.shaping.chances import FourStates, Gap, GilbertElliott, Pattern
+from tunstack.link.shaping.codel import CoDel
 from tunstack.link.shaping.delay import Constant, Delay, Draw, Normal, Uniform
+from tunstack.link.shaping.fq_codel import FqCoDel
 from tunstack.link.shaping.impairments import Corrupt, Duplicate, Loss
-from tunstack.link.shaping.rate import DropTail, Rate
+from tunstack.link.shaping.rate import DropTail, Queue, Rate, Service, Steady
+from tunstack.link.shaping.slots import Slot
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.link.shaping.stage import Bernoulli, Chance, Memory, OnDrop, Stage, StageStatistics
+from tunstack.link.shaping.trace import (
+    Opportunities,
+    Playback,
+    Recorded,
+    RecordedDelay,
+    RecordedLoss,
+    Trace,
+    load,
+)
+from tunstack.link.shaping.units import ShapeError
 from tunstack.packet import Packet
+
+_ORDER = ("duplicate", "loss", "corrupt", "rate", "delay", "slot")
+"""The kinds of stages that `build` makes, as packets pass them."""
 
 
 class Pipeline:
@@ -83,9 +99,56 @@ class Pipeline:
             stage.clear()
         self._passed.clear()
 
+    def inherit(self, old: Pipeline, now: float) -> None:
+        """Take over what is inside of `old`, whose place this one takes at `now`; before the first `push`.
+
+        What waits before the rate waits before the new one, and what is on its way is due when it was. Where
+        there is no rate, no delay or no slots any more, what waited for that goes on at once.
+        """
+        self._passed.extend(old.pop_timed(now))
+        mine = {stage.kind: stage for stage in self.stages}
+        for stage in reversed(old.stages):  # the nearest to the end go first
+            heir = mine.get(stage.kind)
+            if isinstance(stage, Slot):
+                if isinstance(heir, Slot):
+                    for packet in stage.hand_over():
+                        heir.push(packet, now)
+                else:
+                    self._pass_on(stage.hand_over(), now, behind="slot")
+            elif isinstance(stage, Delay):
+                if isinstance(heir, Delay):
+                    heir.adopt(stage.hand_over())
+                else:
+                    self._pass_on([packet for _, _, packet in stage.hand_over()], now, behind="delay")
+            elif isinstance(stage, Rate):
+                if isinstance(heir, Rate):
+                    heir.adopt(stage.hand_over(now), now)
+                else:
+                    self._pass_on([packet for _, packet, _ in stage.hand_over(now)], now, behind="rate")
+        self._advance(now)
+
+    def release(self, now: float) -> list[Packet]:
+        """All that is inside, in the order in which it would leave: the link is shaped no longer."""
+        bare = Pipeline(())
+        bare.inherit(self, now)
+        return bare.pop(now)
+
+    def set_l2(self, l2: bool) -> None:
+        """Say whether packets begin with an Ethernet header; without a word they do not."""
+        for stage in self.stages:
+            if isinstance(stage, Rate):
+                stage.queue.l2 = l2
+
     def statistics(self) -> list[StageStatistics]:
         """Of each stage, in the order in which packets pass them."""
         return [stage.statistics() for stage in self.stages]
+
+    def _pass_on(self, packets: Iterable[Packet], now: float, behind: str) -> None:
+        """Push `packets` into the first stage that comes behind those of the kind `behind`."""
+        following = _ORDER[_ORDER.index(behind) + 1 :]
+        take = next((stage.push for stage in self.stages if stage.kind in following), self._arrive)
+        for packet in packets:
+            take(packet, now)
 
     def _advance(self, now: float) -> None:
         for stage in self._holding:
@@ -98,34 +161,94 @@ class Pipeline:
 def build(
     spec: ShapeSpec, seed: int, limits: Limits = DEFAULT_LIMITS, drops: DropCounters | None = None
 ) -> Pipeline:
-    """The stages that `spec` orders: duplicate, loss, corrupt, rate, delay, in this order.
+    """The stages that `spec` orders: duplicate, loss, corrupt, rate, delay, slot, in this order.
 
     Equal arguments and inputs give equal outputs. `seed` holds unless the specification has one of its own.
     Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions.
+
+    Raises:
+        ShapeError: the trace cannot be read, or says what `spec` says too.
     """
     seed = seed if spec.seed is None else spec.seed
     memory = Memory(limits.shaping_memory)
+    trace = _load(spec)
+    playback = Playback(trace)
     stages: list[Stage] = []
     if spec.duplicate:
         stages.append(Duplicate(_chance("duplicate", spec, seed)))
-    if spec.bursts is not None:
-        stages.append(Loss(GilbertElliott(spec.bursts, random.Random(f"loss {seed}"))))
-    elif spec.states is not None:
-        stages.append(Loss(FourStates(spec.states, random.Random(f"loss {seed}"))))
-    elif spec.loss:
-        stages.append(Loss(_chance("loss", spec, seed)))
+    if (loss := _loss(spec, seed)) is not None:
+        stages.append(Loss(loss))
+    elif trace.gives("loss"):
+        stages.append(RecordedLoss(playback, random.Random(f"loss {seed}")))
     if spec.corrupt:
         bits = random.Random(f"bit {seed}")
         stages.append(Corrupt(_chance("corrupt", spec, seed), bits))
-    if spec.rate:
-        queue = DropTail(packets=spec.queue_packets, size=spec.queue_bytes)
-        stages.append(Rate(spec.rate, queue, memory))
+    if (service := _service(spec, trace, playback)) is not None:
+        stages.append(Rate(service, _queue(spec, spec.rate or trace.rate, seed), memory))
     if spec.delay or spec.jitter:
         reorder = _chance("reorder", spec, seed) if spec.reorder else None
         if reorder is not None and spec.gap > 1:
             reorder = Gap(reorder, spec.gap)
         stages.append(Delay(_draw(spec, seed), memory, reorder, keep_order=spec.ordered))
+    elif trace.gives("delay"):
+        stages.append(RecordedDelay(playback, memory))
+    if spec.slots is not None:
+        stages.append(Slot(spec.slots, random.Random(f"slot {seed}"), memory))
     return Pipeline(stages, drops)
+
+
+def _load(spec: ShapeSpec) -> Trace:
+    if not spec.trace:
+        return Trace()
+    trace = load(spec.trace)
+    is_lossy = spec.loss or spec.pattern or spec.bursts is not None or spec.states is not None
+    for word, is_ordered in (("delay", spec.delay or spec.jitter), ("loss", is_lossy)):
+        if is_ordered and trace.gives(word):
+            raise ShapeError(f"the {word} is that of the trace, or is ordered, not both")
+    for word, value in (
+        ("limit", spec.queue_packets or spec.limit_bytes),
+        ("queue", spec.queue != "droptail"),
+    ):
+        if value and not trace.rate:
+            raise ShapeError(f"{word} needs a rate, which the trace does not give")
+    return trace
+
+
+def _loss(spec: ShapeSpec, seed: int) -> Chance | None:
+    if spec.bursts is not None:
+        return GilbertElliott(spec.bursts, random.Random(f"loss {seed}"))
+    if spec.states is not None:
+        return FourStates(spec.states, random.Random(f"loss {seed}"))
+    if spec.pattern:
+        return Pattern(spec.pattern)
+    return _chance("loss", spec, seed) if spec.loss else None
+
+
+def _service(spec: ShapeSpec, trace: Trace, playback: Playback) -> Service | None:
+    if trace.opportunities:
+        return Opportunities(trace)
+    if trace.gives("rate"):
+        return Recorded(playback)
+    if not spec.rate:
+        return None
+    return Steady(
+        spec.rate,
+        overhead=spec.overhead,
+        cell=spec.cell,
+        cell_overhead=spec.cell_overhead,
+        burst=spec.burst,
+    )
+
+
+def _queue(spec: ShapeSpec, rate: float, seed: int) -> Queue:
+    packets, size = spec.queue_packets, spec.queue_bytes(rate)
+    if spec.queue == "droptail":
+        return DropTail(packets=packets, size=size)
+    if spec.queue == "codel":
+        return CoDel(packets=packets, size=size, target=spec.target, interval=spec.interval, ecn=spec.ecn)
+    return FqCoDel(
+        packets=packets, size=size, target=spec.target, interval=spec.interval, ecn=spec.ecn, seed=seed
+    )
 
 
 _QUANTILES = {"uniform": laws.uniform, "normal": laws.normal, "pareto": laws.pareto}

@@ -1,8 +1,8 @@
-"""The stage that sends at a fixed rate, and the queue before it.
+"""The stage that sends at a rate, and the queue before it.
 
-A packet of n bytes, all headers of the device's layer counted, occupies the link for 8 n / rate seconds and
-leaves when its last bit does; the next one follows without a gap. While one is being sent the others wait in
-a `Queue`, which is what drops: it decides, at the time at which a packet comes or goes, which one ends.
+A packet occupies the link for as long as its `Service` says and leaves when its last bit does; the next one
+follows without a gap. While one is being sent the others wait in a `Queue`, which is what drops: it
+decides, at the time at which a packet comes or goes, which one ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from tunstack.packet import Packet
 
 
 class Queue(Protocol):
-    """A queue discipline: what waits, what is next, and what is dropped, on arrival or later."""
+    """A queue discipline: what waits, what is next, and what is dropped, on arrival or later.
 
+    `l2`: packets begin with an Ethernet header.
+    """
+
+    l2: bool
     drop: Callable[[Packet, DropReason], None]
     """Called for each packet that was pushed and will not be popped; set by the stage."""
 
@@ -27,9 +31,65 @@ class Queue(Protocol):
         """Bytes that wait."""
         ...
 
+    @property
+    def marked(self) -> int:
+        """Packets that were marked in place of being dropped."""
+        ...
+
     def __len__(self) -> int: ...
     def push(self, packet: Packet, at: float) -> None: ...
-    def pop(self, at: float) -> Packet | None: ...
+    def pop(self, at: float) -> tuple[float, Packet] | None:
+        """The packet that is sent from `at` on, behind the time at which it came."""
+        ...
+
+    def hand_over(self) -> list[tuple[float, Packet]]:
+        """Give up all that waits, with the times at which it came, the oldest first."""
+        ...
+
+
+class Service(Protocol):
+    """How long packets take; asked once for each, in the order in which they are sent."""
+
+    def finish(self, at: float, size: int) -> float:
+        """When the last bit leaves of a packet of `size` bytes that is next from `at` on."""
+        ...
+
+
+class Steady:
+    """A `Service` of fixed rate.
+
+    A packet of n bytes, all headers of the device's layer counted, takes 8 n / rate seconds. With `overhead`
+    it counts so many bytes more, and with `cell` it fills whole cells, each of which counts `cell_overhead`
+    bytes more (as netem has it). With `burst` the link may catch up after a silence: packets leave at
+    once until the time that they take has used up what so many bytes take.
+    """
+
+    __slots__ = ("_burst", "_cell", "_cell_overhead", "_free", "_overhead", "_seconds_per_byte")
+
+    def __init__(
+        self,
+        bits_per_second: float,
+        *,
+        overhead: int = 0,
+        cell: int = 0,
+        cell_overhead: int = 0,
+        burst: int = 0,
+    ) -> None:
+        self._seconds_per_byte = 8 / bits_per_second
+        self._overhead = overhead
+        self._cell = cell
+        self._cell_overhead = cell_overhead
+        self._burst = burst * self._seconds_per_byte
+        self._free = float("-inf")
+        """When the link has sent all that it was given, at its rate."""
+
+    def finish(self, at: float, size: int) -> float:
+        """See `Service`."""
+        size = max(0, size + self._overhead)
+        if self._cell:
+            size = -(-size // self._cell) * (self._cell + self._cell_overhead)
+        self._free = max(self._free, at - self._burst) + size * self._seconds_per_byte
+        return max(at, self._free)
 
 
 class DropTail:
@@ -38,17 +98,23 @@ class DropTail:
     `packets` and `size` bound what waits, each if it is given; the packet that is being sent does not wait.
     """
 
-    __slots__ = ("_bytes", "_packets", "_waiting", "drop", "size")
+    __slots__ = ("_bytes", "_packets", "_waiting", "drop", "l2", "size")
 
     def __init__(self, *, packets: int | None = None, size: int | None = None) -> None:
         self._packets = packets
         self._bytes = size
-        self._waiting: deque[Packet] = deque()
+        self._waiting: deque[tuple[float, Packet]] = deque()
         self.size = 0
+        self.l2 = False
         self.drop: Callable[[Packet, DropReason], None]
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def marked(self) -> int:
+        """See `Queue`; it marks nothing."""
+        return 0
 
     def push(self, packet: Packet, at: float) -> None:
         """Take `packet`, or drop it."""
@@ -59,31 +125,39 @@ class DropTail:
             self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
             return
         self.size = size
-        self._waiting.append(packet)
+        self._waiting.append((at, packet))
 
-    def pop(self, at: float) -> Packet | None:
-        """The packet that is sent from `at` on, or None."""
+    def pop(self, at: float) -> tuple[float, Packet] | None:
+        """See `Queue`."""
         if not self._waiting:
             return None
-        packet = self._waiting.popleft()
-        self.size -= len(packet)
-        return packet
+        entry = self._waiting.popleft()
+        self.size -= len(entry[1])
+        return entry
+
+    def hand_over(self) -> list[tuple[float, Packet]]:
+        """See `Queue`."""
+        packets = list(self._waiting)
+        self._waiting.clear()
+        self.size = 0
+        return packets
 
 
 class Rate(Stage):
-    """Sends one packet after the other at `bits_per_second`, out of `queue`."""
+    """Sends one packet after the other, out of `queue`, each for as long as `service` says."""
 
-    __slots__ = ("_done", "_memory", "_queue", "_seconds_per_byte", "_sending", "bits_per_second")
+    __slots__ = ("_begun", "_done", "_memory", "_sending", "_service", "_since", "queue")
 
     kind: ClassVar[str] = "rate"
 
-    def __init__(self, bits_per_second: float, queue: Queue, memory: Memory) -> None:
+    def __init__(self, service: Service, queue: Queue, memory: Memory) -> None:
         super().__init__()
-        self.bits_per_second = bits_per_second
-        self._seconds_per_byte = 8 / bits_per_second
-        self._queue = queue
+        self.queue = queue
+        self._service = service
         self._memory = memory
         self._sending: Packet | None = None
+        self._since = 0.0
+        self._begun = 0.0
         self._done = 0.0
         queue.drop = self._drop_held
 
@@ -94,20 +168,22 @@ class Rate(Stage):
         if not self._memory.take(packet):
             self._drop(packet, DropReason.SHAPING_MEMORY)
         elif self._sending is None:
-            self._send(packet, at)
+            self._send(packet, at, at)
+            self.advance(at)  # a burst leaves at once
         else:
-            self._queue.push(packet, at)
+            self.queue.push(packet, at)
 
     def advance(self, now: float) -> None:
         """See `Stage`."""
         while (packet := self._sending) is not None and self._done <= now:
-            done = self._done
-            following = self._queue.pop(done)
+            done, since = self._done, self._since
+            following = self.queue.pop(done)
             if following is None:
                 self._sending = None
             else:
-                self._send(following, done)
+                self._send(following[1], following[0], done)
             self._memory.give(packet)
+            self._waited(done - since)
             self._forward(packet, done)
 
     def next_timeout(self) -> float | None:
@@ -116,25 +192,52 @@ class Rate(Stage):
 
     def clear(self) -> None:
         """See `Stage`."""
-        packet = self._sending
-        self._sending = None
-        while packet is not None:
-            self._drop_held(packet, DropReason.SHAPING_DETACHED)
-            packet = self._queue.pop(self._done)
+        for _, packet, _ in self.hand_over(self._done):
+            self._drop(packet, DropReason.SHAPING_DETACHED)
+
+    def hand_over(self, now: float) -> list[tuple[float, Packet, float]]:
+        """Give up what is held, in order: since when each packet is here, the packet, and its unsent part."""
+        packets = [(since, packet, 1.0) for since, packet in self.queue.hand_over()]
+        if self._sending is not None:
+            whole = self._done - self._begun
+            left = (self._done - now) / whole if 0 < whole < float("inf") else 1.0
+            packets.insert(0, (self._since, self._sending, min(1.0, max(0.0, left))))
+            self._sending = None
+        for _, packet, _ in packets:
+            self._memory.give(packet)
+        return packets
+
+    def adopt(self, packets: list[tuple[float, Packet, float]], now: float) -> None:
+        """Take what another rate has given up; the packet that was being sent goes on from where it is."""
+        for since, packet, part in packets:
+            self.received += 1
+            if not self._memory.take(packet):
+                self._drop(packet, DropReason.SHAPING_MEMORY)
+            elif self._sending is None:
+                self._send(packet, since, now, part)
+            else:
+                self.queue.push(packet, since)
+
+    @property
+    def marked(self) -> int:
+        """See `Stage`."""
+        return self.queue.marked
 
     @property
     def queued(self) -> int:
         """See `Stage`; the packet that is being sent included."""
-        return len(self._queue) + (self._sending is not None)
+        return len(self.queue) + (self._sending is not None)
 
     @property
     def queued_bytes(self) -> int:
         """See `Stage`; the packet that is being sent included."""
-        return self._queue.size + (0 if self._sending is None else len(self._sending))
+        return self.queue.size + (0 if self._sending is None else len(self._sending))
 
-    def _send(self, packet: Packet, start: float) -> None:
+    def _send(self, packet: Packet, since: float, start: float, part: float = 1.0) -> None:
         self._sending = packet
-        self._done = start + len(packet) * self._seconds_per_byte
+        self._since = since
+        self._begun = start
+        self._done = self._service.finish(start, round(len(packet) * part))
 
     def _drop_held(self, packet: Packet, reason: DropReason) -> None:
         self._memory.give(packet)

@@ -11,30 +11,42 @@
     loss gemodel P R [1-H [1-K]]
                         they are dropped in bursts: P and R are the probabilities of going over to the bad
                         state and back to the good one, 1-H and 1-K those of a loss in them (100%, 0%)
+    loss pattern BITS   the packets are dropped that meet a 1 of BITS, such as 00010, over and over again
     duplicate PERCENT   of the packets are sent twice
     corrupt PERCENT     of the packets have one bit inverted
     reorder PERCENT [gap N]
                         of the packets are not delayed, and so overtake those that are; with `delay` only.
                         `gap N`: N - 1 packets at least are delayed between two that are not
-    rate RATE           bits per second (bit, kbit, mbit, gbit; also kibit …) or bytes (bps, kbps, mbps, gbps)
-    limit SIZE          of the queue before the rate: packets (a bare number) or bytes (b, kb, mb)
+    rate RATE [OVERHEAD [CELL [CELLOVERHEAD]]]
+                        bits per second (bit, kbit, mbit, gbit; kibit …) or bytes (bps, kbps, mbps, gbps).
+                        Each packet counts OVERHEAD bytes more (or fewer), and then fills whole cells of CELL
+                        bytes, each of which counts CELLOVERHEAD bytes more: 48 and 5 for ATM
+    burst SIZE          bytes that may be sent at once after a silence (a token bucket)
+    trace FILE          the rate is that of a file: delivery opportunities, or rows of time, rate, delay, loss
+    queue droptail|codel|fq_codel [target TIME] [interval TIME] [noecn]
+                        what waits before the rate and what is dropped: the newest (the default), or by CoDel,
+                        which marks packets of those who know ECN unless `noecn`, in one queue or one a flow
+    limit SIZE          of that queue: packets (a bare number) or bytes (b, kb, mb)
+    slot MIN [MAX] [packets N] [bytes SIZE]
+                        packets leave together, in moments that are MIN to MAX apart, and no more of them
+                        than that in each
     seed NUMBER         the same seed and the same input give the same output
 
 Behind the percentage of `loss`, `duplicate`, `corrupt` and `reorder` a second one is its correlation: how
 much each decision depends on the one before, as in `laws`. The units mean what they mean to tc(8), `bps`
 being bytes per second. Numbers without a unit (tc takes times for microseconds) are refused except for
-`limit`, `gap` and `seed`. The words come in any order and each once.
+`limit`, `gap`, `packets`, `seed` and the bytes behind `rate`. The words come in any order and each once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping
-from decimal import Decimal
-from typing import Any
 
+from tunstack.link.shaping import units, words
 from tunstack.link.shaping.chances import Bursts, Markov
+from tunstack.link.shaping.codel import INTERVAL, TARGET
+from tunstack.link.shaping.slots import Slots
+from tunstack.link.shaping.units import ShapeError as ShapeError
 
 MAX_DELAY = 3600.0
 """Seconds."""
@@ -44,35 +56,22 @@ MAX_LIMIT = 2**32 - 1
 """Packets or bytes, as in netem's `limit`; memory is bounded by `Limits.shaping_memory` all the same."""
 MAX_SEED = 2**64 - 1
 MAX_GAP = 2**32 - 1
+MAX_OVERHEAD = 2**16 - 1
+"""Bytes."""
+MAX_PATTERN = 2**16
 
 QUEUE_SECONDS = 0.1
 """Length of the queue if no limit is given, in time at the full rate: no bufferbloat."""
 QUEUE_FLOOR = 24 * 1024
 """Bytes of that queue on links so slow that 0.1 s would be a few packets: 16 of 1500 bytes."""
 
-_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([a-z%]*)", re.ASCII)
+CODEL_PACKETS = 1000
+"""Bound of the queue `codel` if no limit is given."""
+FQ_CODEL_PACKETS = 10240
+"""That of `fq_codel` (RFC 8290 5.2.1)."""
 
-_TIMES = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "ns": Decimal("1e-9")}
-_PERCENT = {"%": Decimal("0.01")}
-_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY_PREFIXES = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_RATES = {
-    prefix + unit: Decimal(factor * bits)
-    for prefix, factor in (_PREFIXES | _BINARY_PREFIXES).items()
-    for unit, bits in (("bit", 1), ("bps", 8))
-}
-_SIZES = {"b": 1, "k": 2**10, "kb": 2**10, "m": 2**20, "mb": 2**20, "g": 2**30, "gb": 2**30}
-
-_DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
-_PROBABILITIES = ("loss", "duplicate", "corrupt", "reorder")
+PROBABILITIES = ("loss", "duplicate", "corrupt", "reorder")
 """Words whose value is one probability, in the order in which they are printed."""
-_NAMES = f"{', '.join(_DISTRIBUTIONS[:-1])} or {_DISTRIBUTIONS[-1]}"
-
-_SYNONYMS = {"sec": "s", "secs": "s", "msec": "ms", "msecs": "ms", "usec": "us", "usecs": "us"}
-
-
-class ShapeError(ValueError):
-    """A specification that cannot be; one sentence."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +89,21 @@ class ShapeSpec:
         bursts: losses in bursts in place of these.
         states: losses by the model of four states in place of these.
         gap: one more than the packets that are delayed at least between two that `reorder` chooses.
+        pattern: of losses in place of these: a text of 0 and 1, over and over again.
         rate: bits per second, 0 for no limit.
+        overhead: bytes that each packet counts more than it has, for the rate; may be negative.
+        cell: bytes of the cells in which packets are sent, 0 for none.
+        cell_overhead: bytes that each cell counts more; may be negative.
+        burst: bytes that may be sent at once after a silence.
+        trace: a file in place of `rate`; it is read by who builds the pipeline.
+        queue: "droptail", "codel" or "fq_codel".
+        target: seconds that CoDel lets packets wait.
+        interval: seconds after which it acts, a long round trip.
+        ecn: CoDel marks in place of dropping, where the sender knows that.
         limit_packets: bound of the queue before the rate.
-        limit_bytes: the same in bytes. At most one of the two; None and None mean 0.1 s, at least 24 KiB.
+        limit_bytes: the same in bytes. At most one of the two; None and None mean 0.1 s, at least 24 KiB, for
+            "droptail", and 1000 or 10240 packets for the others.
+        slots: moments in which packets leave together.
         seed: of all random decisions; None leaves it to who builds the pipeline.
     """
 
@@ -112,29 +123,26 @@ class ShapeSpec:
     reorder: float = 0.0
     reorder_correlation: float = 0.0
     gap: int = 1
+    pattern: str = ""
     rate: float = 0.0
+    overhead: int = 0
+    cell: int = 0
+    cell_overhead: int = 0
+    burst: int = 0
+    trace: str = ""
+    queue: str = "droptail"
+    target: float = TARGET
+    interval: float = INTERVAL
+    ecn: bool = True
     limit_packets: int | None = None
     limit_bytes: int | None = None
+    slots: Slots | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
         """Raises `ShapeError` for values out of range, or that make no sense together."""
-        if not 0 <= self.delay <= MAX_DELAY:
-            raise ShapeError(f"delay is at most {MAX_DELAY:.0f}s and not negative")
-        if not 0 <= self.jitter <= MAX_DELAY:
-            raise ShapeError(f"the jitter of a delay is at most {MAX_DELAY:.0f}s and not negative")
-        if self.distribution not in _DISTRIBUTIONS:
-            raise ShapeError(f"the jitter of a delay is {_NAMES}")
-        if self.distribution != "uniform" and not self.jitter:
-            raise ShapeError(
-                f"a {self.distribution} delay needs a jitter: it is the spread of the distribution"
-            )
-        if (self.correlation or self.ordered) and not self.jitter:
-            what = "correlated" if self.correlation else "ordered"
-            raise ShapeError(f"a delay that is {what} needs a jitter: it is the same for all packets without")
-        if not 0 <= self.correlation <= 1:
-            raise ShapeError("the correlation of a delay is between 0% and 100%")
-        for word in _PROBABILITIES:
+        self._check_delay()
+        for word in PROBABILITIES:
             if not 0 <= getattr(self, word) <= 1:
                 raise ShapeError(f"{word} is between 0% and 100%")
             correlation = getattr(self, f"{word}_correlation")
@@ -149,21 +157,33 @@ class ShapeSpec:
             raise ShapeError(f"gap is between 1 and {MAX_GAP}")
         if self.gap > 1 and not self.reorder:
             raise ShapeError("gap needs reorder: it keeps those apart that are reordered")
-        if self.rate and not 1 <= self.rate <= MAX_RATE:
-            raise ShapeError("rate is between 1bit and 1tbit a second")
-        limits = [limit for limit in (self.limit_packets, self.limit_bytes) if limit is not None]
-        if limits and not self.rate:
-            raise ShapeError("limit needs a rate: it is the length of the queue before it")
-        if len(limits) > 1:
-            raise ShapeError("limit is in packets or in bytes, not both")
-        if limits and not 1 <= limits[0] <= MAX_LIMIT:
-            raise ShapeError(f"limit is between 1 and {MAX_LIMIT}")
+        self._check_rate()
+        self._check_queue()
+        if self.slots is not None:
+            self.slots.check(MAX_DELAY, MAX_LIMIT)
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise ShapeError(f"seed is between 0 and {MAX_SEED}")
 
+    def _check_delay(self) -> None:
+        if not 0 <= self.delay <= MAX_DELAY:
+            raise ShapeError(f"delay is at most {MAX_DELAY:.0f}s and not negative")
+        if not 0 <= self.jitter <= MAX_DELAY:
+            raise ShapeError(f"the jitter of a delay is at most {MAX_DELAY:.0f}s and not negative")
+        if self.distribution not in words.DISTRIBUTIONS:
+            raise ShapeError(f"the jitter of a delay is {words.one_of(words.DISTRIBUTIONS)}")
+        if self.distribution != "uniform" and not self.jitter:
+            raise ShapeError(
+                f"a {self.distribution} delay needs a jitter: it is the spread of the distribution"
+            )
+        if (self.correlation or self.ordered) and not self.jitter:
+            what = "correlated" if self.correlation else "ordered"
+            raise ShapeError(f"a delay that is {what} needs a jitter: it is the same for all packets without")
+        if not 0 <= self.correlation <= 1:
+            raise ShapeError("the correlation of a delay is between 0% and 100%")
+
     def _check_models(self) -> None:
         models = [model for model in (self.bursts, self.states) if model is not None]
-        if len(models) + bool(self.loss) > 1:
+        if len(models) + bool(self.loss) + bool(self.pattern) > 1:
             raise ShapeError("loss is either a percentage or a model, and one model")
         for model in models:
             name = "gemodel" if isinstance(model, Bursts) else "state"
@@ -172,208 +192,123 @@ class ShapeSpec:
         states = self.states
         if states is not None and max(states.p13 + states.p14, states.p31 + states.p32) > 1 + 1e-9:
             raise ShapeError("loss state: P13 and P14, and P31 and P32, are 100% together at the most")
+        if len(self.pattern) > MAX_PATTERN or set(self.pattern) - {"0", "1"}:
+            raise ShapeError(f"loss pattern: at most {MAX_PATTERN} digits, all of them 0 or 1")
+
+    def _check_rate(self) -> None:
+        if self.rate and not 1 <= self.rate <= MAX_RATE:
+            raise ShapeError("rate is between 1bit and 1tbit a second")
+        if self.rate and self.trace:
+            raise ShapeError("the rate is that of the trace, or a number, not both")
+        if (self.overhead or self.cell or self.cell_overhead or self.burst) and not self.rate:
+            raise ShapeError("overhead, cells and a burst need a rate in numbers")
+        if max(abs(self.overhead), abs(self.cell_overhead), self.cell) > MAX_OVERHEAD or self.cell < 0:
+            raise ShapeError(f"rate: overheads and cells are of {MAX_OVERHEAD} bytes at most")
+        if self.cell_overhead and not self.cell:
+            raise ShapeError("rate: an overhead of cells needs a size of cells")
+        if self.cell and self.cell + self.cell_overhead < 1:
+            raise ShapeError("rate: a cell with its overhead has one byte at least")
+        if not 0 <= self.burst <= MAX_LIMIT:
+            raise ShapeError(f"burst is between 1b and {MAX_LIMIT}b")
+
+    def _check_queue(self) -> None:
+        limits = [limit for limit in (self.limit_packets, self.limit_bytes) if limit is not None]
+        if limits and not (self.rate or self.trace):
+            raise ShapeError("limit needs a rate: it is the length of the queue before it")
+        if len(limits) > 1:
+            raise ShapeError("limit is in packets or in bytes, not both")
+        if limits and not 1 <= limits[0] <= MAX_LIMIT:
+            raise ShapeError(f"limit is between 1 and {MAX_LIMIT}")
+        if self.queue not in words.QUEUES:
+            raise ShapeError(f"the queue is {words.one_of(words.QUEUES)}")
+        if self.queue != "droptail" and not (self.rate or self.trace):
+            raise ShapeError("queue needs a rate: it is what waits before it")
+        if self.queue == "droptail" and (self.target, self.interval, self.ecn) != (TARGET, INTERVAL, True):
+            raise ShapeError("target, interval and noecn are of the queues codel and fq_codel")
+        if not (0 < self.target <= MAX_DELAY and 0 < self.interval <= MAX_DELAY):
+            raise ShapeError(f"queue: target and interval are more than 0s and at most {MAX_DELAY:.0f}s")
 
     @classmethod
     def parse(cls, text: str) -> ShapeSpec:
         """Read the words; `ShapeError` says in one sentence what is wrong with them."""
-        tokens = text.lower().split()
-        if not tokens:
-            raise ShapeError(f"nothing is ordered; the words are {', '.join(_WORDS)}")
-        fields: dict[str, Any] = {}
-        seen: set[str] = set()
-        while tokens:
-            word = tokens.pop(0)
-            if word not in _WORDS:
-                raise ShapeError(f"unknown word '{word}'; the words are {', '.join(_WORDS)}")
-            if word in seen:
-                raise ShapeError(f"{word} is given twice")
-            seen.add(word)
-            if not tokens or tokens[0] in _WORDS:
-                raise ShapeError(f"{word} needs a value, such as '{word} {_EXAMPLES[word]}'")
-            fields |= _WORDS[word](word, tokens)
-        if "rate" in seen and not fields["rate"]:
-            raise ShapeError("rate is between 1bit and 1tbit a second")
-        return cls(**fields)
+        return cls(**words.parse(text))
 
     def __str__(self) -> str:
-        words = []
+        return " ".join([*self._delay_words(), *self._loss_words(), *self._rate_words()]) or "delay 0s"
+
+    def _delay_words(self) -> list[str]:
+        text = []
         if self.delay or self.jitter:
-            words.append(f"delay {_seconds(self.delay)}")
+            text.append(f"delay {units.seconds(self.delay)}")
         if self.jitter:
-            words.append(_seconds(self.jitter))
+            text.append(units.seconds(self.jitter))
             if self.correlation:
-                words.append(_percentage(self.correlation))
+                text.append(units.percentage(self.correlation))
             if self.distribution != "uniform":
-                words.append(self.distribution)
+                text.append(self.distribution)
             if self.ordered:
-                words.append("ordered")
+                text.append("ordered")
+        return text
+
+    def _loss_words(self) -> list[str]:
+        text = []
         if self.bursts is not None:
-            words += ["loss gemodel", *map(_percentage, dataclasses.astuple(self.bursts))]
+            text += ["loss gemodel", *map(units.percentage, dataclasses.astuple(self.bursts))]
         if self.states is not None:
-            words += ["loss state", *map(_percentage, dataclasses.astuple(self.states))]
-        for word in _PROBABILITIES:
+            text += ["loss state", *map(units.percentage, dataclasses.astuple(self.states))]
+        if self.pattern:
+            text.append(f"loss pattern {self.pattern}")
+        for word in PROBABILITIES:
             if value := getattr(self, word):
-                words.append(f"{word} {_percentage(value)}")
+                text.append(f"{word} {units.percentage(value)}")
                 if correlation := getattr(self, f"{word}_correlation"):
-                    words.append(_percentage(correlation))
+                    text.append(units.percentage(correlation))
         if self.gap > 1:
-            words.append(f"gap {self.gap}")
+            text.append(f"gap {self.gap}")
+        return text
+
+    def _rate_words(self) -> list[str]:
+        text = []
         if self.rate:
-            words.append(f"rate {_scaled(self.rate, _RATES, ('gbit', 'mbit', 'kbit', 'bit'))}")
+            text.append(f"rate {units.bits(self.rate)}")
+            extra = [self.overhead, self.cell, self.cell_overhead]
+            while extra and not extra[-1]:
+                extra.pop()
+            text += map(str, extra)
+        if self.burst:
+            text.append(f"burst {self.burst}b")
+        if self.trace:
+            text.append(f"trace {self.trace}")
+        if self.queue != "droptail":
+            text.append(f"queue {self.queue}")
+            if self.target != TARGET:
+                text.append(f"target {units.seconds(self.target)}")
+            if self.interval != INTERVAL:
+                text.append(f"interval {units.seconds(self.interval)}")
+            if not self.ecn:
+                text.append("noecn")
         if self.limit_packets is not None:
-            words.append(f"limit {self.limit_packets}")
+            text.append(f"limit {self.limit_packets}")
         if self.limit_bytes is not None:
-            words.append(f"limit {self.limit_bytes}b")
+            text.append(f"limit {self.limit_bytes}b")
+        if self.slots is not None:
+            text.append(f"slot {self.slots}")
         if self.seed is not None:
-            words.append(f"seed {self.seed}")
-        return " ".join(words) or "delay 0s"
+            text.append(f"seed {self.seed}")
+        return text
 
     @property
     def queue_packets(self) -> int | None:
         """The bound of the queue in packets, if it has one."""
+        if self.limit_packets is None and self.limit_bytes is None:
+            return {"codel": CODEL_PACKETS, "fq_codel": FQ_CODEL_PACKETS}.get(self.queue)
         return self.limit_packets
 
-    @property
-    def queue_bytes(self) -> int | None:
-        """The bound of the queue in bytes, if it has one: every queue has one or the other."""
-        if self.limit_bytes is not None or self.limit_packets is not None:
+    def queue_bytes(self, rate: float) -> int | None:
+        """The bound of the queue in bytes before a link of `rate` bits per second, if it has one.
+
+        Every queue has a bound in packets or in bytes.
+        """
+        if self.limit_bytes is not None or self.queue_packets is not None:
             return self.limit_bytes
-        return max(QUEUE_FLOOR, int(self.rate / 8 * QUEUE_SECONDS))
-
-
-def _quantity(word: str, text: str, units: Mapping[str, Decimal], names: str) -> Decimal:
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        raise ShapeError(f"{word}: '{text}' is not a number with a unit, such as {_EXAMPLES[word]}")
-    number, unit = match.groups()
-    factor = units.get(_SYNONYMS.get(unit, unit))
-    if factor is None:
-        what = f"unknown unit '{unit}'" if unit else f"'{text}' has no unit"
-        raise ShapeError(f"{word}: {what}; the units are {names}")
-    return Decimal(number) * factor
-
-
-def _delay(word: str, tokens: list[str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {word: _time(word, tokens.pop(0))}
-    if tokens and _NUMBER.fullmatch(tokens[0]):
-        fields["jitter"] = _time("the jitter of a delay", tokens.pop(0))
-    if tokens and _NUMBER.fullmatch(tokens[0]):
-        fields["correlation"] = _share("the correlation of a delay", tokens.pop(0))
-    if tokens and tokens[0] == "distribution":  # which tc wants before the name, and we take
-        tokens.pop(0)
-        if not tokens or tokens[0] not in _DISTRIBUTIONS:
-            raise ShapeError(f"the distribution of a delay is {_NAMES}")
-    if tokens and tokens[0] in _DISTRIBUTIONS:
-        fields["distribution"] = tokens.pop(0)
-    if tokens and tokens[0] == "ordered":
-        tokens.pop(0)
-        fields["ordered"] = True
-    return fields
-
-
-def _time(word: str, text: str) -> float:
-    return float(_quantity(word, text, _TIMES, "s, ms, us and ns"))
-
-
-def _loss(word: str, tokens: list[str]) -> dict[str, Any]:
-    if tokens[0] == "gemodel":
-        values = _shares("loss gemodel", tokens, 4)
-        if len(values) < 2:
-            raise ShapeError("loss gemodel needs two probabilities at least, such as 'loss gemodel 1% 10%'")
-        return {"bursts": Bursts(*values)}
-    if tokens[0] == "state":
-        values = _shares("loss state", tokens, 5)
-        if not values:
-            raise ShapeError("loss state needs a probability at least, such as 'loss state 1%'")
-        return {"states": Markov(*values) if len(values) > 1 else Markov(values[0], 1 - values[0])}
-    if tokens[0] == "random" and len(tokens) > 1:  # which tc takes for the plain percentage
-        tokens.pop(0)
-    return _probability(word, tokens)
-
-
-def _shares(name: str, tokens: list[str], most: int) -> list[float]:
-    """The percentages behind the word of a model."""
-    tokens.pop(0)
-    values: list[float] = []
-    while tokens and len(values) < most and _NUMBER.fullmatch(tokens[0]):
-        values.append(_share(name, tokens.pop(0)))
-    return values
-
-
-def _probability(word: str, tokens: list[str]) -> dict[str, Any]:
-    fields = {word: _share(word, tokens.pop(0))}
-    if tokens and _NUMBER.fullmatch(tokens[0]):
-        fields[f"{word}_correlation"] = _share(f"the correlation of {word}", tokens.pop(0))
-    return fields
-
-
-def _whole(word: str, tokens: list[str]) -> dict[str, Any]:
-    text = tokens.pop(0)
-    if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise ShapeError(f"{word}: '{text}' is not a whole number")
-    return {word: _integer(word, text)}
-
-
-def _share(word: str, text: str) -> float:
-    return float(_quantity(word, text, _PERCENT, "only %"))
-
-
-def _rate(word: str, tokens: list[str]) -> dict[str, Any]:
-    text = tokens.pop(0)
-    names = "bit, kbit, mbit, gbit (bits per second) and bps, kbps, mbps, gbps (bytes per second)"
-    return {word: float(_quantity(word, text, _RATES, names))}
-
-
-def _limit(word: str, tokens: list[str]) -> dict[str, Any]:
-    text = tokens.pop(0)
-    match = re.fullmatch(r"(\d+)([a-z]*)", text, re.ASCII)
-    if match is None or (match[2] and match[2] not in _SIZES):
-        raise ShapeError(f"{word}: '{text}' is neither a number of packets nor of bytes (b, kb, mb)")
-    number = _integer(word, match[1])
-    return {"limit_bytes": number * _SIZES[match[2]]} if match[2] else {"limit_packets": number}
-
-
-def _integer(word: str, digits: str) -> int:
-    if len(digits) > 20:  # more than any bound here
-        raise ShapeError(f"{word}: {digits[:20]}… is too large")
-    return int(digits)
-
-
-def _scaled(value: float, units: Mapping[str, Decimal], order: tuple[str, ...]) -> str:
-    """`value` exactly, in the first unit of `order` in which it is at least 1, or else in the last."""
-    exact = Decimal(repr(value))
-    unit = next((unit for unit in order if exact >= units[unit]), order[-1])
-    return f"{(exact / units[unit]).normalize():f}{unit}"
-
-
-def _seconds(value: float) -> str:
-    return _scaled(value, _TIMES, ("s", "ms", "us"))
-
-
-def _percentage(value: float) -> str:
-    return _scaled(value, _PERCENT, ("%",))
-
-
-_WORDS: dict[str, Callable[[str, list[str]], dict[str, Any]]] = {
-    "delay": _delay,
-    "loss": _loss,
-    "duplicate": _probability,
-    "corrupt": _probability,
-    "reorder": _probability,
-    "gap": _whole,
-    "rate": _rate,
-    "limit": _limit,
-    "seed": _whole,
-}
-
-_EXAMPLES = {
-    "delay": "100ms",
-    "loss": "1%",
-    "duplicate": "1%",
-    "corrupt": "0.1%",
-    "reorder": "2%",
-    "gap": "5",
-    "rate": "10mbit",
-    "limit": "100",
-    "seed": "1",
-}
+        return max(QUEUE_FLOOR, int(rate / 8 * QUEUE_SECONDS))

@@ -85,6 +85,9 @@ class StageStatistics:
         dropped: packets that ended here, by cause.
         queued: packets that it holds now.
         queued_bytes: their bytes on the wire.
+        marked: packets that were marked with Congestion Experienced (ECN) in place of being dropped.
+        sojourn: seconds that a packet that was sent has spent in the stage, on average.
+        longest: the same, at the most.
     """
 
     stage: str
@@ -94,6 +97,9 @@ class StageStatistics:
     dropped: dict[DropReason, int]
     queued: int
     queued_bytes: int
+    marked: int = 0
+    sojourn: float = 0.0
+    longest: float = 0.0
 
 
 class Stage:
@@ -102,7 +108,7 @@ class Stage:
     Subclasses define `push`, and if they hold packets all methods from `advance` on.
     """
 
-    __slots__ = ("_drops", "_sink", "added", "dropped", "on_drop", "received", "sent")
+    __slots__ = ("_drops", "_sink", "_time", "added", "dropped", "longest", "on_drop", "received", "sent")
 
     kind: ClassVar[str] = "pass"
 
@@ -111,6 +117,8 @@ class Stage:
         self.added = 0
         self.sent = 0
         self.dropped: dict[DropReason, int] = {}
+        self.longest = 0.0
+        self._time = 0.0
         self._sink: Sink | None = None
         self._drops: DropCounters | None = None
         self.on_drop: OnDrop | None = None
@@ -136,6 +144,11 @@ class Stage:
         """Drop everything that is held: the link was cut."""
 
     @property
+    def marked(self) -> int:
+        """Packets that were marked."""
+        return 0
+
+    @property
     def queued(self) -> int:
         """Packets held."""
         return 0
@@ -155,7 +168,16 @@ class Stage:
             dropped=dict(self.dropped),
             queued=self.queued,
             queued_bytes=self.queued_bytes,
+            marked=self.marked,
+            sojourn=self._time / self.sent if self.sent else 0.0,
+            longest=self.longest,
         )
+
+    def _waited(self, seconds: float) -> None:
+        """A packet that leaves was here for so long."""
+        self._time += seconds
+        if seconds > self.longest:
+            self.longest = seconds
 
     def _forward(self, packet: Packet, at: float) -> None:
         self.sent += 1
