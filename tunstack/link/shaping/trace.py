@@ -181,10 +181,10 @@ class Opportunities:
         """Go on to the first opportunity at `at` or later."""
         assert self._start is not None
         elapsed = int((at - self._start) * 1000)
-        cycles = elapsed // self._period
-        count = len(self._times)
-        place = cycles * count + bisect.bisect_left(self._times, elapsed - cycles * self._period)
-        self._next = max(self._next, place)
+        # The last of a cycle may be at the time of the first of the next, which is 0.
+        cycles = max(0, elapsed - 1) // self._period
+        place = bisect.bisect_left(self._times, elapsed - cycles * self._period)
+        self._next = max(self._next, cycles * len(self._times) + place)
         while self._when(self._next) < at:
             self._next += 1
 
