@@ -33,6 +33,7 @@ class DropReason(enum.Enum):
     SHAPING_QUEUE_FULL = "shaping-queue-full"
     SHAPING_MEMORY = "shaping-memory"
     SHAPING_DETACHED = "shaping-detached"
+    LINK_DOWN = "link-down"
     # ip
     BAD_IP_VERSION = "bad-ip-version"
     BAD_IP_HEADER = "bad-ip-header"

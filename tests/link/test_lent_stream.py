@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.native.frames import Tcp
 from tunstack import native
-from tunstack.errors import DropCounters, DropReason
+from tunstack.errors import DropCounters
 from tunstack.limits import MAX_FRAME, Limits
 from tunstack.link.devices.base import DeviceClosed
 from tunstack.link.devices.stream import StreamDevice
@@ -45,9 +45,28 @@ class Lent:
         self.fast = fastpath.FastPath(1, epoll_fd=self.epoll.fileno(), device_fd=ours.fileno(), mac=MAC)
         assert self.device.lend(self.fast)
 
+    @property
+    def is_lent(self) -> bool:
+        """Whether the fast path has the socket now."""
+        return self.device.offloads.checksum
+
+    def change_hands(self) -> None:
+        """Give the socket back to Python, or to a new fast path."""
+        if self.is_lent:
+            self.device.take_back()
+        else:
+            number = self.device.fileno()
+            self.fast = fastpath.FastPath(1, epoll_fd=self.epoll.fileno(), device_fd=number, mac=MAC)
+            assert self.device.lend(self.fast)
+
     def read(self) -> list[bytes]:
         """Everything that has arrived."""
         frames: list[bytes] = []
+        if not self.is_lent:
+            while packets := self.device.read_batch(64):
+                frames += [packet.tobytes() for packet in packets]
+            self.device.flush()
+            return frames
         while self.fast.run(0, 0, 3) and not self.fast.c.device_errno:
             frames += [packet.tobytes() for packet in self.device.take_frames(self.fast.frames())]
             self.fast.flush()
@@ -240,16 +259,71 @@ def test_the_end_of_the_stream_is_the_end_of_the_device() -> None:
                 link.device.flush()
 
 
-def test_a_socket_with_frames_under_way_is_not_lent() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, select.epoll() as epoll:
-        device = StreamDevice(ours, mtu=MTU)
-        theirs.send(QEMU.header(100))
-        assert not device.read_batch(1)
-        fast = fastpath.FastPath(1, epoll_fd=epoll.fileno(), device_fd=ours.fileno(), mac=MAC)
-        assert not device.lend(fast)
-        theirs.send(bytes(100) + QEMU.header(MAX_FRAME + 5))
-        assert len(device.read_batch(1)) == 1
-        assert not device.lend(fast)
-        assert device.drops.as_dict() == {DropReason.FRAME_TOO_LONG.value: 1}
-        device.close()
+@given(
+    FRAMINGS,
+    st.lists(LENGTHS, max_size=20),
+    st.lists(st.tuples(st.integers(1, 70_000), st.booleans()), max_size=20),
+    st.randoms(),
+)
+def test_the_socket_changes_hands_amid_frames_and_none_is_lost(
+    framing: Framing, lengths: list[int], cuts: list[tuple[int, bool]], rng: random.Random
+) -> None:
+    stream = b""
+    for length in lengths:
+        with contextlib.suppress(OverflowError):
+            stream += framing.header(length) + rng.randbytes(length)
+    drops = DropCounters()
+    wanted, _ = Deframer(framing, MAX_FRAME, drops).find(memoryview(stream))
+    found: list[bytes] = []
+    sent: list[bytes] = []
+    arrived = b""
+    with lent(framing) as link:
+        for size, changes in itertools.chain(cuts, itertools.repeat((1 << 17, True))):
+            if not stream:
+                break
+            stream = stream[link.theirs.send(stream[:size]) :]
+            if changes and rng.random() < 0.5:
+                link.fast.run(0, 0, 1)  # some of what has arrived is in C's buffer
+                found += [packet.tobytes() for packet in link.device.take_frames(link.fast.frames())]
+                link.fast.flush()
+            if changes:
+                link.change_hands()
+            out = [Packet(rng.randbytes(rng.choice([60, 1514]))) for _ in range(rng.randrange(40))]
+            taken = link.device.write_batch(out)
+            sent += [packet.tobytes() for packet in out[:taken]]
+            if changes and rng.random() < 0.3:
+                link.change_hands()
+            found += link.read()
+            with contextlib.suppress(BlockingIOError):
+                arrived += link.theirs.recv(rng.randrange(1, 20_000))
+        if not link.is_lent:
+            link.change_hands()
+        found += link.read()
+        with contextlib.suppress(BlockingIOError):
+            while link.device.flush() or True:
+                arrived += link.theirs.recv(1 << 20)
+        assert found == wanted
+        assert link.device.drops.as_dict() == drops.as_dict()
+        frames, used = Deframer(framing, MAX_FRAME, drops).find(memoryview(arrived))
+        assert [bytes(frame) for frame in frames] == sent and used == len(arrived)
+
+
+def test_a_socket_is_lent_to_one_at_a_time() -> None:
+    with lent() as link:
+        assert not link.device.lend(link.fast)
+        link.device.take_back()
+        assert not link.device.offloads.checksum
+        link.device.take_back()  # a second time is nothing
+
+
+def test_the_end_of_a_stream_that_was_taken_back_comes_behind_its_frames() -> None:
+    with lent() as link:
+        link.theirs.send(QEMU.header(3) + b"one" + QEMU.header(3) + b"two")
+        assert link.fast.run(0, 0, 1)
+        link.fast.flush()
+        link.theirs.send(QEMU.header(4) + b"last")
+        link.theirs.close()
+        link.device.take_back()
+        assert [packet.tobytes() for packet in link.device.read_batch(9)] == [b"last"]
+        with pytest.raises(DeviceClosed):
+            link.device.read_batch(9)

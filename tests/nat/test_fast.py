@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunstack.gateway.engine import Engine, _DevicePort
+from tunstack.gateway.engine import Engine
+from tunstack.gateway.ports import DevicePort
 from tunstack.ip.addresses import Prefix, parse_address
 from tunstack.limits import Limits
 from tunstack.link.devices.vnet_header import VNET_HEADER
@@ -115,7 +116,7 @@ class Side:
         self.engine = Engine(self.stack, self.poller)
         self.engine.handler = self
         self.device = PairDevice(l2)
-        self.port = _DevicePort(self.engine, self.device)  # type: ignore[arg-type]
+        self.port = DevicePort(self.engine, self.device)  # type: ignore[arg-type]
         self.port.attach(self.poller)
         self.engine._port = self.port
         self.addresses = HostAddresses(self.poller)

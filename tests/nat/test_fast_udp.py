@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunstack import native
-from tunstack.gateway.engine import Engine, _DevicePort
+from tunstack.gateway.engine import Engine
+from tunstack.gateway.ports import DevicePort
 from tunstack.ip import ipv4, ipv6
 from tunstack.ip.addresses import Prefix, parse_address
 from tunstack.ip.header import UDP
@@ -135,7 +136,7 @@ class Side:
         self.engine = Engine(self.stack, self.poller)
         self.engine.handler = self.nat
         self.device = PairDevice(plan.l2, uso=plan.uso)
-        self.port = _DevicePort(self.engine, self.device)  # type: ignore[arg-type]
+        self.port = DevicePort(self.engine, self.device)  # type: ignore[arg-type]
         self.port.attach(self.poller)
         self.engine._port = self.port
         self.fast: FastFlows | None = None

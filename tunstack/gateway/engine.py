@@ -6,11 +6,12 @@ events, flush the stack and write the device, once for the round. After a round 
 waiting, up to `ROUNDS` times, because under load the next round is nearly always due and a turn of the trio
 loop costs as much as several packets; then it yields to trio.
 
-A shaped link has its offloads turned off. What is read goes through the up pipeline and reaches the
-stack when it has left that, coalesced again; what the stack sends goes through the down pipeline and then
-to the transmit queue.
+A shaped link has its offloads turned off, and no fast path; `shape` may change that at any time. What is read
+goes through the up pipeline and reaches the stack when it has left that, coalesced again; what the stack
+sends goes through the down pipeline and then to the transmit queue.
 
-Timers: the earliest deadline of stack, NAT and shaping is the deadline of a cancel scope around the wait.
+Timers: the earliest deadline of stack, NAT and shaping is the deadline of a cancel scope around the wait. For
+a shaped link there is an `Alarm` beside, as those deadlines count milliseconds.
 Who touches the stack from another task (library streams, services) calls `wake`, which cancels that wait.
 """
 
@@ -26,20 +27,20 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from tunstack import native
 from tunstack.errors import DropReason
 from tunstack.gateway.background import beside
+from tunstack.gateway.ports import DevicePort, ShapedPort
 from tunstack.link.devices.base import Device, DeviceClosed
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.devices.vnet import VnetDevice
-from tunstack.link.transmit import TransmitQueue
-from tunstack.nat.poller import READ, WRITE, Poller, Token
+from tunstack.nat.poller import Poller, Token
 from tunstack.native import fastpath
 from tunstack.packet import Packet
 from tunstack.stack import Event, Stack
 
 if TYPE_CHECKING:
     from tunstack.link.shaping.shaper import Shaper
+    from tunstack.link.shaping.spec import ShapeSpec
     from tunstack.nat.fast import FastFlows
 
 ROUNDS = 8
@@ -53,8 +54,6 @@ QUIET = 1.0
 QUIET_TURN = 0.01
 _FAST_ROUNDS = 1 << 16
 """In C, in a row; time ends them before."""
-_SHAPED_BATCH = 64
-"""Packets that come out of the up pipeline and are coalesced and handled at once."""
 
 
 class EventHandler(Protocol):
@@ -69,121 +68,6 @@ class FrameDevice(Device, Protocol):
     """A device that knows the frames that C has read from it."""
 
     def take_frames(self, frames: Sequence[memoryview]) -> list[Packet]: ...
-
-
-class _DevicePort:
-    """The device as a token of the poller."""
-
-    __slots__ = ("_coalesce", "_engine", "_interest", "device", "queue")
-
-    def __init__(self, engine: Engine, device: Device) -> None:
-        self._engine = engine
-        self.device = device
-        self.queue = TransmitQueue(device, engine.stack.limits, engine.stack.drops)
-        offloads = device.offloads
-        self._coalesce = not (offloads.tso4 or offloads.tso6)
-        self._interest = READ
-
-    def fileno(self) -> int:
-        """The device's descriptor; -1 if it has none and calls `on_ready` instead."""
-        fd = self.device.fileno()
-        return -1 if fd is None else fd
-
-    def attach(self, poller: Poller) -> None:
-        if self.fileno() < 0:
-            self.device.on_ready = self._engine.wake
-        else:
-            poller.add(self, self, READ)
-
-    def detach(self, poller: Poller) -> None:
-        if self.fileno() < 0:
-            self.device.on_ready = None
-        else:
-            poller.remove(self)
-
-    def on_ready(self, ready: int, now: float) -> None:
-        """Read one batch; whatever the stack makes of it is delivered before the next is read."""
-        if ready & ~WRITE:
-            self.read(now)
-
-    def read(self, now: float) -> bool:
-        """Read one batch; False if there was nothing."""
-        engine = self._engine
-        stack = engine.stack
-        packets = self.device.read_batch(stack.limits.device_batch)
-        if not packets:
-            return False
-        self.take(packets, now)
-        return True
-
-    def take(self, packets: list[Packet], now: float) -> None:
-        """Hand one batch to the stack."""
-        stack = self._engine.stack
-        if self._coalesce and len(packets) > 1:
-            packets = native.coalesce(packets, stack.l2)
-        receive = stack.receive
-        for packet in packets:
-            receive(packet, now)
-        self._engine.deliver(now)
-
-    def flush(self, now: float) -> None:
-        """Write what the stack has to send."""
-        self.write(self._engine.stack.poll_transmit(now))
-
-    def write(self, packets: list[Packet]) -> None:
-        """Write `packets` and what waits; ask for writability while the device refuses."""
-        queue = self.queue
-        if packets:
-            queue.push(packets)
-        done = not len(queue) or queue.flush()
-        done = self.device.flush() and done
-        interest = READ if done else READ | WRITE
-        if interest != self._interest:
-            self._interest = interest
-            if self.fileno() >= 0:
-                self._engine.poller.modify(self, self, interest)
-
-
-class _ShapedPort(_DevicePort):
-    """The same with `shaper` between the device and the stack."""
-
-    __slots__ = ("_shaper",)
-
-    def __init__(self, engine: Engine, device: Device, shaper: Shaper) -> None:
-        device.set_offloads(False)
-        super().__init__(engine, device)
-        self._shaper = shaper
-
-    def next_timeout(self) -> float | None:
-        """When something comes out of either pipeline."""
-        return self._shaper.next_timeout()
-
-    def clear(self) -> None:
-        """Drop what is on its way."""
-        self._shaper.clear()
-
-    def take(self, packets: list[Packet], now: float) -> None:
-        if self._shaper.up is None:
-            super().take(packets, now)
-        else:
-            self._shaper.push_up(packets, self._engine.stack.l2, now)
-            self.advance(now)
-
-    def advance(self, now: float) -> None:
-        """Hand to the stack what has come out of the up pipeline."""
-        up = self._shaper.up
-        if up is not None and (packets := up.pop(now)):
-            for start in range(0, len(packets), _SHAPED_BATCH):
-                super().take(packets[start : start + _SHAPED_BATCH], now)
-
-    def flush(self, now: float) -> None:
-        down = self._shaper.down
-        if down is None:
-            super().flush(now)
-            return
-        stack = self._engine.stack
-        self._shaper.push_down(stack.poll_transmit(now), stack.l2, now)
-        self.write(down.pop(now))
 
 
 class _Others(trio.abc.Instrument):
@@ -207,7 +91,7 @@ class Engine:
 
     Attributes:
         detached: set when the device has gone; replaced when another is attached.
-        shaper: shapes the link of the devices that are attached from now on, if there is one.
+        shaper: shapes the link, if there is one; set by `shape`.
     """
 
     def __init__(self, stack: Stack, poller: Poller) -> None:
@@ -217,8 +101,8 @@ class Engine:
         self.shaper: Shaper | None = None
         self.detached = trio.Event()
         self.detached.set()
-        self._port: _DevicePort | None = None
-        self._shaped: _ShapedPort | None = None
+        self._port: DevicePort | None = None
+        self._shaped: ShapedPort | None = None
         self._scope: trio.CancelScope | None = None
         self._woken = False
         self._fast: FastFlows | None = None
@@ -235,22 +119,78 @@ class Engine:
         """Begin to serve `device`, which the engine closes in the end."""
         if self._port is not None:
             raise RuntimeError("a device is attached already")
-        if self.shaper is None:
-            self._port = _DevicePort(self, device)
-        else:
-            self._port = self._shaped = _ShapedPort(self, device, self.shaper)
-        self._port.attach(self.poller)
-        self._set_fast(self._make_fast(device))
+        self._open_port(device)
         self.detached = trio.Event()
         self.wake()
+
+    def shape(self, shaper: Shaper | None) -> None:
+        """Put `shaper` between device and stack from now on, or nothing. Not from within a round.
+
+        Nothing is lost: what is on its way through the shaper before arrives.
+        """
+        if shaper is self.shaper:
+            return
+        self.shaper = shaper
+        port = self._port
+        if port is None:
+            return
+        now = trio.current_time()
+        try:
+            if self._shaped is not None:
+                self._shaped.release(now)
+                self._shaped = None
+            self._close_fast(now)
+            waiting = port.queue.hand_over()
+            port.detach(self.poller)
+            device = port.device
+            if shaper is None:
+                device.set_offloads(True)
+            self._open_port(device)
+            assert self._port is not None
+            self._port.write(waiting)
+            if self._fast is None:
+                self._port.read(now)  # a device that was lent may hold what its descriptor does not tell of
+        except DeviceClosed:
+            self.detach()
+        self.wake()
+
+    def change_shape(self, up: ShapeSpec | None, down: ShapeSpec | None) -> None:
+        """Let the shaper that there is do this from now on; see `Shaper.change`. Not from within a round."""
+        shaper = self.shaper
+        assert shaper is not None
+        now = trio.current_time()
+        shaper.change(up, down, now)
+        if self._shaped is not None:
+            try:
+                self._shaped.advance(now)
+                self._shaped.flush(now)
+            except DeviceClosed:
+                self.detach()
+        shaper.prune()
+        self.wake()
+
+    def _open_port(self, device: Device) -> None:
+        if self.shaper is None:
+            self._port = DevicePort(self, device)
+        else:
+            self._port = self._shaped = ShapedPort(self, device, self.shaper)
+        self._port.attach(self.poller)
+        self._set_fast(self._make_fast(device))
+
+    def _close_fast(self, now: float) -> None:
+        """Give everything back to Python."""
+        if self._fast is not None:
+            self._fast.close(now)
+            self._set_fast(None)
+            device = None if self._port is None else self._port.device
+            if isinstance(device, StreamDevice):
+                device.take_back()
 
     def detach(self) -> None:
         """Close the device, if there is one. The stack keeps its state."""
         port = self._port
         if port is not None:
-            if self._fast is not None:
-                self._fast.close(self.stack.now)
-                self._set_fast(None)
+            self._close_fast(self.stack.now)
             self._port = None
             port.detach(self.poller)
             port.device.close()
@@ -348,7 +288,10 @@ class Engine:
             ready = poller.poll()
             if not ready and not self._woken:
                 rounds = 0
-                ready = await self._wait(self._next_deadline())
+                deadline = self._next_deadline()
+                if self._shaped is not None:
+                    deadline = self._shaped.set_alarm(deadline)
+                ready = await self._wait(deadline)
             elif rounds >= ROUNDS:
                 rounds = 0
                 await trio.lowlevel.checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import logging
 import os
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("tunstack")
 
 ZONE = "tunstack.internal"
+
+
+class Keep(enum.Enum):
+    """What is not to be changed."""
+
+    KEEP = enum.auto()
 
 
 DRAIN_PATIENCE = 5.0
@@ -253,17 +260,66 @@ class Gateway(VirtualHost):
         pipelines = {"up": shaper.up, "down": shaper.down}
         return {name: pipe.statistics() for name, pipe in pipelines.items() if pipe is not None}
 
-    def _shape(self, up: ShapeSpec | None, down: ShapeSpec | None) -> None:
+    @property
+    def shaping(self) -> dict[str, ShapeSpec | None]:
+        """What the link does to packets now: "up" and "down"."""
+        shaper = self.engine.shaper
+        if shaper is None:
+            return {"up": None, "down": None}
+        return {"up": shaper.up_spec, "down": shaper.down_spec}
+
+    @property
+    def is_link_up(self) -> bool:
+        """Whether the link is up; see `set_link`."""
+        shaper = self.engine.shaper
+        return shaper is None or not shaper.is_cut
+
+    def shape(
+        self,
+        *,
+        up: str | ShapeSpec | Keep | None = Keep.KEEP,
+        down: str | ShapeSpec | Keep | None = Keep.KEEP,
+    ) -> None:
+        """From now on the link does this to packets; None: nothing. A direction that is not given stays.
+
+        No packet is lost that is on its way: what waits for the rate goes on at the new one, and what
+        is delayed arrives when it was due. Where nothing is shaped any more the offloads are turned on again.
+
+        Raises:
+            ShapeError: (a ValueError) the shaping cannot be; nothing has changed then.
+        """
+        specs = self.shaping
+        for name, shape in (("up", up), ("down", down)):
+            if not isinstance(shape, Keep):
+                specs[name] = _shape_spec(shape)
+        self._shape(specs["up"], specs["down"], is_cut=not self.is_link_up)
+
+    def set_link(self, up: bool) -> None:
+        """Pull the cable, or plug it in again: a link that is down loses all packets, whatever is shaped."""
+        specs = self.shaping
+        if up != self.is_link_up:
+            self._shape(specs["up"], specs["down"], is_cut=not up)
+
+    def _shape(self, up: ShapeSpec | None, down: ShapeSpec | None, *, is_cut: bool = False) -> None:
         from tunstack.link.shaping.shaper import Shaper
 
-        seed = random.SystemRandom().getrandbits(64)
-        shaper = Shaper(up, down, seed, self._limits, self.stack.drops)
-        if shaper.train_limit is not None:
-            self.stack.set_train_limit(shaper.train_limit)
-        self.engine.shaper = shaper
+        before, shaper = self.shaping, self.engine.shaper
+        if shaper is None:
+            seed = random.SystemRandom().getrandbits(64)
+            shaper = Shaper(up, down, seed, self._limits, self.stack.drops)
+        else:
+            self.engine.change_shape(up, down)
+        if is_cut and not shaper.is_cut:
+            shaper.cut()
+            log.info("the link is down")
+        elif shaper.is_cut and not is_cut:
+            shaper.is_cut = False
+            log.info("the link is up")
+        self.stack.set_train_limit(shaper.train_limit)
+        self.engine.shape(None if shaper.is_idle else shaper)
         for name, spec in (("up", up), ("down", down)):
-            if spec is not None:
-                log.info("shaping %s: %s", name, spec)
+            if spec != before[name]:
+                log.info("shaping %s: %s", name, "no more" if spec is None else spec)
 
     def _check_free(self) -> None:
         self._check_open()

@@ -51,9 +51,14 @@ class Deframer:
         self.wanted = framing.prefix
 
     @property
-    def is_amid(self) -> bool:
-        """Whether the rest of a frame that is skipped is still to come."""
-        return self._skip != 0
+    def skip(self) -> int:
+        """Bytes that are still to come of a frame that is skipped."""
+        return self._skip
+
+    def resume(self, skip: int) -> None:
+        """Go on where somebody else has stopped: with that many bytes to be skipped."""
+        self._skip = skip
+        self.wanted = self._prefix
 
     def find(self, data: memoryview) -> tuple[list[memoryview], int]:
         """The frames in `data`, as parts of it, and how many of its bytes are dealt with.

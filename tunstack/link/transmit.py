@@ -62,6 +62,14 @@ class TransmitQueue:
         if len(fresh) > self._limit:
             self.flush()
 
+    def hand_over(self) -> list[Packet]:
+        """Give up what waits, in order."""
+        packets = [*self._wire, *self._backlog, *self._fresh]
+        self._wire.clear()
+        self._backlog.clear()
+        self._fresh.clear()
+        return packets
+
     def flush(self) -> bool:
         """Write what the device takes; True if nothing waits any more. Raises `DeviceClosed`."""
         device = self._device

@@ -18,7 +18,7 @@ ROOT = pathlib.Path("tunstack")
 ROOMS = ("ip", "tcp", "tcp/congestion", "stack", "nat")
 """Compiled as a whole, but for `LEFT_OUT`."""
 MODULES = (
-    *("timers.py", "packet.py", "gateway/engine.py"),
+    *("timers.py", "packet.py", "gateway/engine.py", "gateway/ports.py"),
     *(f"link/{name}.py" for name in ("arp", "ethernet", "framings", "interface", "neighbour", "transmit")),
     *(f"link/devices/{name}.py" for name in ("stream", "vnet", "vnet_header", "tap", "tun")),
 )

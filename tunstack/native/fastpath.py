@@ -60,6 +60,20 @@ class Stream:
             raise OSError(failed, os.strerror(failed))
         return not failed
 
+    def fill(self, incoming: bytes, skip: int, outgoing: bytes) -> None:
+        """Begin with what was read, the bytes that are to be skipped, and what was not sent. MemoryError."""
+        failed = lib.ts_stream_fill(self._c, incoming, len(incoming), skip, outgoing, len(outgoing))
+        if failed:
+            raise MemoryError(os.strerror(failed))
+
+    def take_over(self) -> tuple[bytes, int, bytes]:
+        """What `fill` takes, as it is now; the stream must not be used any more."""
+        c = self._c
+        incoming = bytes(ffi.buffer(getattr(c, "in") + c.in_start, c.in_end - c.in_start))
+        waits = c.out_end - c.out_start
+        outgoing = bytes(ffi.buffer(c.out + c.out_start, waits)) if waits else b""
+        return incoming, c.skip, outgoing
+
     def flush(self) -> bool:
         """Send what waits; True if nothing does any more. OSError if the stream has ended."""
         if failed := lib.ts_stream_flush(self._c):

@@ -40,6 +40,7 @@ HEADERS_LENGTH = {
 }
 """Bytes of both headers without options, by length of address."""
 _ISN_STEP = 1 << 16
+_NO_TRAIN_LIMIT = 0xFFFF
 """How far above the numbers of a connection in TIME-WAIT its successor starts at least (MAY-2)."""
 
 
@@ -109,7 +110,7 @@ class Connections:
         self._past = TcpStatistics()
         """Of the connections that are over."""
         self._challenges = ChallengeLimiter(limits.challenge_acks_per_second, rng)
-        self._train_limit = 0xFFFF
+        self._train_limit = _NO_TRAIN_LIMIT
         self._marked: list[Connection] = []
         self._borrowers: list[Connection] = []
 
@@ -163,9 +164,9 @@ class Connections:
             statistics.add(connection)
         return statistics
 
-    def set_train_limit(self, size: int) -> None:
-        """No connection sends more than `size` bytes in one piece, though two segments it may."""
-        self._train_limit = size
+    def set_train_limit(self, limit: int | None) -> None:
+        """No connection sends more than `limit` bytes in one piece, though two segments it may."""
+        self._train_limit = size = _NO_TRAIN_LIMIT if limit is None else limit
         for connection in self.by_key.values():
             if connection.lease is not None:
                 connection.lease.take_back(self.now)

@@ -256,8 +256,11 @@ class Stack:
         deadline = self._host.timers.get(connection)
         return NEVER if deadline is None else deadline
 
-    def set_train_limit(self, size: int) -> None:
-        """TCP sends at most `size` bytes in one piece, but may send two segments: the link has a rate."""
+    def set_train_limit(self, size: int | None) -> None:
+        """TCP sends at most `size` bytes in one piece, but may send two segments: the link has a rate.
+
+        None: it has none, and the pieces are as large as can be.
+        """
         self._host.set_train_limit(size)
 
     # TCP

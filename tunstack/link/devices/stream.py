@@ -8,8 +8,8 @@ of is kept, and nothing else is taken before `flush` has sent it.
 There are no offloads: frames come and go as they are on a wire, with complete checksums. Frames larger than
 the MTU are accepted, as some senders make them.
 
-The socket can be lent to the fast path, for good (`lend`), which reads the frames then, cuts trains and
-completes checksums, so that the device has all offloads; what Python sends goes through it too.
+The socket can be lent to the fast path (`lend`), which reads the frames then, cuts trains and completes
+checksums, so that the device has all offloads; what Python sends goes through it too, until it is taken back.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StreamDevice:
         """Take over `sock`; it is made non-blocking. `mtu`: IP MTU of the link in bytes."""
         sock.setblocking(False)
         self.name = name
-        self.offloads = Offloads(l2=True, mtu=mtu, max_frame=mtu + _ETHERNET)
+        self.offloads = self._plain = Offloads(l2=True, mtu=mtu, max_frame=mtu + _ETHERNET)
         self.drops = DropCounters() if drops is None else drops
         self.write_errors = 0
         self.on_ready: Callable[[], None] | None = None
@@ -69,6 +69,8 @@ class StreamDevice:
         self._unsent = b""
         """The rest of a frame of which the socket has taken a part."""
         self._lent: Stream | None = None
+        self._is_behind = False
+        """There may be whole frames in the buffer, of which the descriptor does not tell."""
 
     def fileno(self) -> int:
         """See `Device`."""
@@ -78,7 +80,7 @@ class StreamDevice:
         """See `Device`; there are none."""
 
     def read_batch(self, limit: int) -> list[Packet]:
-        """See `Device`. One recv is one batch: nothing waits of which the descriptor does not tell."""
+        """See `Device`. One recv is one batch; after `take_back` there may be one without a recv."""
         left = self._end - self._start
         if self._start:
             self._view[:left] = self._view[self._start : self._end]
@@ -86,11 +88,15 @@ class StreamDevice:
         try:
             count = self._sock.recv_into(self._view[left : left + READ_SIZE])
         except (BlockingIOError, InterruptedError):
-            return []
+            if not self._is_behind:
+                return []
+            count = 0
         except OSError as error:
             raise DeviceClosed(f"{self.name}: {os.strerror(error.errno or 0)}") from None
-        if not count:
-            raise DeviceClosed(f"the other end of {self.name} is closed")
+        else:
+            if not count and not self._is_behind:
+                raise DeviceClosed(f"the other end of {self.name} is closed")
+        self._is_behind = False
         self._end += count
         if self._end < self._deframer.wanted:
             return []
@@ -99,13 +105,17 @@ class StreamDevice:
         return list(map(Packet, frames))
 
     def lend(self, fast: FastPath) -> bool:
-        """Let `fast` read and write the socket from now on; False if frames are under way already."""
-        if self._lent is not None or self._end != self._start or self._deframer.is_amid or self._unsent:
+        """Let `fast` read and write the socket from now on; False if it does already. MemoryError."""
+        if self._lent is not None:
             return False
         framing = self._framing
-        self._lent = fast.open_stream(
+        stream = fast.open_stream(
             self._sock.fileno(), framing.prefix, framing.order == "little", self.offloads.max_frame
         )
+        stream.fill(bytes(self._view[self._start : self._end]), self._deframer.skip, self._unsent)
+        self._start = self._end = 0
+        self._unsent = b""
+        self._lent = stream
         self.offloads = Offloads(
             l2=True,
             mtu=self.offloads.mtu,
@@ -116,6 +126,24 @@ class StreamDevice:
             max_frame=MAX_FRAME,
         )
         return True
+
+    def take_back(self) -> None:
+        """Read and write the socket in Python again, from where the fast path is, which must have ended."""
+        lent = self._lent
+        if lent is None:
+            return
+        self._count_drops(lent)
+        incoming, skip, self._unsent = lent.take_over()
+        self._lent = None
+        self.offloads = self._plain
+        size = len(incoming)
+        if size + READ_SIZE > len(self._buffer):
+            self._buffer = bytearray(size + READ_SIZE)
+            self._view = memoryview(self._buffer)
+        self._view[:size] = incoming
+        self._start, self._end = 0, size
+        self._deframer.resume(skip)
+        self._is_behind = True
 
     def take_frames(self, frames: Sequence[memoryview]) -> list[Packet]:
         """The packets of what the fast path has read, or was refused, virtio-net header first."""
@@ -167,11 +195,14 @@ class StreamDevice:
             raise DeviceClosed(f"{self.name}: {error.strerror}") from None
         return taken
 
-    def _flush_lent(self, lent: Stream) -> bool:
+    def _count_drops(self, lent: Stream) -> None:
         too_long, too_short = lent.take_drops()
         if too_long or too_short:
             self.drops.add(DropReason.FRAME_TOO_LONG, too_long)
             self.drops.add(DropReason.FRAME_TOO_SHORT, too_short)
+
+    def _flush_lent(self, lent: Stream) -> bool:
+        self._count_drops(lent)
         try:
             return lent.flush()
         except OSError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from tunstack import native
 from tunstack.errors import DropCounters, DropReason, LocalError
 from tunstack.limits import Limits
-from tunstack.link.shaping.pipeline import build
+from tunstack.link.shaping.pipeline import Pipeline, build
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.packet import Checksum, Packet
 
@@ -21,10 +22,12 @@ class Shaper:
     Attributes:
         up: from the device to the stack.
         down: from the stack to the device.
-        train_limit: bytes of TCP payload that the stack may send down in one piece, or None.
+        up_spec: what `up` does, or None.
+        down_spec: what `down` does, or None.
+        is_cut: the link is down: all that comes is dropped as LINK_DOWN.
     """
 
-    __slots__ = ("_drops", "down", "train_limit", "up")
+    __slots__ = ("_drops", "_l2", "_limits", "_seed", "down", "down_spec", "is_cut", "up", "up_spec")
 
     def __init__(
         self,
@@ -34,12 +37,75 @@ class Shaper:
         limits: Limits,
         drops: DropCounters,
     ) -> None:
-        """`seed` serves the directions that bring none of their own, one as well as the other."""
+        """`seed` serves the directions that bring none of their own. Raises `ShapeError`."""
         self._drops = drops
+        self._limits = limits
+        self._seed = random.Random(seed)
+        self._l2 = False
+        self.is_cut = False
+        self.up_spec = up
+        self.down_spec = down
         # Two directions with one seed would lose the same packets by number.
         self.up = None if up is None else build(up, seed, limits, drops)
         self.down = None if down is None else build(down, seed ^ 1, limits, drops)
-        self.train_limit = int(down.rate / 8 * TRAIN_SECONDS) if down is not None and down.rate else None
+
+    @property
+    def train_limit(self) -> int | None:
+        """Bytes of TCP payload that the stack may send down in one piece, or None."""
+        rate = 0.0 if self.down_spec is None else self.down_spec.rate
+        return int(rate / 8 * TRAIN_SECONDS) if rate else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is shaped, and the link is up."""
+        return self.up_spec is None and self.down_spec is None and not self.is_cut
+
+    def attach(self, l2: bool) -> None:
+        """A device comes whose packets begin with an Ethernet header, or do not."""
+        self._l2 = l2
+        for pipeline in (self.up, self.down):
+            if pipeline is not None:
+                pipeline.set_l2(l2)
+
+    def change(self, up: ShapeSpec | None, down: ShapeSpec | None, now: float) -> None:
+        """Shape by these words from `now` on; a direction whose words are the same goes on as it is.
+
+        What is inside of the pipelines goes on in the new ones; see `Pipeline.inherit`. Those of a direction
+        that is shaped no longer leave with the next `pop`, after which `prune` forgets the pipeline.
+
+        Raises:
+            ShapeError: a trace cannot be read; nothing has changed then.
+        """
+        new_up, new_down = self._replace(up, self.up_spec), self._replace(down, self.down_spec)
+        for old, new in ((self.up, new_up), (self.down, new_down)):
+            if old is not None and new is not None:
+                new.inherit(old, now)
+        self.up = new_up or self.up
+        self.down = new_down or self.down
+        self.up_spec, self.down_spec = up, down
+
+    def prune(self) -> None:
+        """Forget the pipelines of directions that are shaped no longer; they must have been popped."""
+        if self.up_spec is None:
+            self.up = None
+        if self.down_spec is None:
+            self.down = None
+
+    def cut(self) -> None:
+        """The link goes down: drop what is on its way, and all that comes, until `is_cut` is False again."""
+        self.is_cut = True
+        self.clear()
+
+    def _replace(self, new: ShapeSpec | None, old: ShapeSpec | None) -> Pipeline | None:
+        """The pipeline that comes in the place of that of `old`; None if that stays."""
+        if new == old:
+            return None
+        if new is None:
+            return Pipeline(())
+        # Another seed each time: the decisions of the first packets would be the same after each change.
+        pipeline = build(new, self._seed.getrandbits(64), self._limits, self._drops)
+        pipeline.set_l2(self._l2)
+        return pipeline
 
     def push_up(self, packets: Sequence[Packet], l2: bool, now: float) -> None:
         """Send what came from the device, borrowed buffers and all, into the up pipeline.
@@ -47,6 +113,9 @@ class Shaper:
         What the guest's kernel had queued before the offloads were turned off is cut and completed here; a
         header that does not agree with its packet is dropped as BAD_VNET_HEADER.
         """
+        if self.is_cut:
+            self._drops.add(DropReason.LINK_DOWN, len(packets))
+            return
         up = self.up
         assert up is not None
         for packet in packets:
@@ -60,6 +129,9 @@ class Shaper:
 
     def push_down(self, packets: Sequence[Packet], l2: bool, now: float) -> None:
         """Send what the stack made into the down pipeline; nothing is borrowed afterwards."""
+        if self.is_cut:
+            self._drops.add(DropReason.LINK_DOWN, len(packets))
+            return
         down = self.down
         assert down is not None
         for packet in packets:

@@ -274,6 +274,27 @@ int ts_stream_put(struct ts_stream *stream, const uint8_t *data, uint32_t length
     return ts_stream_write(stream, &view, 1);
 }
 
+int ts_stream_fill(struct ts_stream *stream, const uint8_t *in, uint32_t in_length, uint64_t skip,
+                   const uint8_t *out, uint32_t out_length)
+{
+    uint8_t *at;
+
+    if (in_length > IN_CAPACITY || out_length > 2 * TS_STREAM_LIMIT || stream->in_end || stream->out_end)
+        return EINVAL;
+    if (out_length) {
+        at = reserve(stream, out_length);
+        if (!at)
+            return ENOMEM;
+        memcpy(at, out, out_length);
+        stream->out_end += out_length;
+    }
+    if (in_length)
+        memcpy(stream->in, in, in_length);
+    stream->in_end = in_length;
+    stream->skip = skip;
+    return 0;
+}
+
 int ts_stream_flush(struct ts_stream *stream)
 {
     ssize_t sent;

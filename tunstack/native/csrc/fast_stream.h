@@ -44,6 +44,10 @@ struct ts_stream {
 
 /* The device of `fast` is the stream socket `fd` from now on; NULL without memory, or for a prefix that is none. */
 struct ts_stream *ts_stream_open(struct ts_fast *fast, int fd, uint32_t prefix, int little, uint32_t most);
+/* Begin where somebody else has stopped: with `in`, which has arrived but for the `skip` bytes of a frame that is
+ * none, and `out`, which waits. 0, EINVAL if the stream has begun already or that is too much, or ENOMEM. */
+int ts_stream_fill(struct ts_stream *stream, const uint8_t *in, uint32_t in_length, uint64_t skip,
+                   const uint8_t *out, uint32_t out_length);
 /* One packet, virtio-net header first: 0, or an errno: EAGAIN, EINVAL if it is none, or what ended the stream. */
 int ts_stream_put(struct ts_stream *stream, const uint8_t *data, uint32_t length);
 /* Send what waits: 0, or the errno that ended the stream. */
