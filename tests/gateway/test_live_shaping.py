@@ -172,10 +172,8 @@ async def test_a_real_guest_with_8_flows_through_hundreds_of_changes(
         async with open_gateway(host_loopback=bytes([10, 0, 2, 2])) as gateway:
             async with behind(gateway, command, out):
                 changes = 0
-                while (
-                    changes < 100
-                    or changes < 3000
-                    and sum(f.carried_up for f in gateway.nat.tcp.flows) < size / 2
+                while changes < 100 or (
+                    changes < 3000 and sum(f.carried_up for f in gateway.nat.tcp.flows) < size / 2
                 ):
                     gateway.shape(up=rng.choice(HARMLESS), down=rng.choice(HARMLESS))
                     await trio.sleep(0.003)
