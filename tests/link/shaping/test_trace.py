@@ -123,7 +123,7 @@ def test_rate_delay_and_loss_follow_one_clock(tmp_path: Path) -> None:
 def test_the_queue_of_a_trace_holds_a_tenth_of_a_second(tmp_path: Path) -> None:
     file = tmp_path / "steady"
     file.write_text("\n".join(map(str, range(1, 101))))
-    assert load(file).rate == OPPORTUNITY * 8000
+    assert load(str(file)).rate == OPPORTUNITY * 8000
     pipeline = build(ShapeSpec.parse(f"trace {file}"), 0)
     for _ in range(200):
         pipeline.push(Packet(bytes(1504)), 1.0)
@@ -172,14 +172,14 @@ def test_any_text_is_a_trace_or_one_sentence(text: str) -> None:
 
 def test_files_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="No such file"):
-        load(tmp_path / "none")
+        load(str(tmp_path / "none"))
     with pytest.raises(ShapeError, match="Is a directory"):
-        load(tmp_path)
+        load(str(tmp_path))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ShapeError, match="is not text"):
-        load(tmp_path / "binary")
+        load(str(tmp_path / "binary"))
     (tmp_path / "bad").write_text("5\n4\n")
-    with pytest.raises(ShapeError, match="trace: 'bad': line 2"):
+    with pytest.raises(ShapeError, match=r"trace: '.*bad': line 2"):
         build(ShapeSpec.parse(f"trace {tmp_path / 'bad'}"), 0)
 
 

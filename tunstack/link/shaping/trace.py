@@ -17,9 +17,7 @@ from __future__ import annotations
 import bisect
 import csv
 import dataclasses
-import os
 import random
-from pathlib import Path
 
 from tunstack.link.shaping import units
 from tunstack.link.shaping.delay import Delay
@@ -69,7 +67,7 @@ class Trace:
         return bool(self.rows) and getattr(self.rows[0], column) is not None
 
 
-def load(path: str | os.PathLike[str]) -> Trace:
+def load(path: str) -> Trace:
     """Read a file of either kind.
 
     Raises:
@@ -79,16 +77,15 @@ def load(path: str | os.PathLike[str]) -> Trace:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ShapeError(f"trace: '{os.fspath(path)}': {error.strerror}") from None
+        raise ShapeError(f"trace: '{path}': {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ShapeError(f"trace: '{os.fspath(path)}' is not text") from None
-    name = Path(path).name
+        raise ShapeError(f"trace: '{path}' is not text") from None
     if len(text) > MAX_FILE:
-        raise ShapeError(f"trace: '{name}' has more than {MAX_FILE} characters")
+        raise ShapeError(f"trace: '{path}' has more than {MAX_FILE} characters")
     try:
         return parse(text)
     except ShapeError as error:
-        raise ShapeError(f"trace: '{name}': {error}") from None
+        raise ShapeError(f"trace: '{path}': {error}") from None
 
 
 def parse(text: str) -> Trace:
