@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "attach": "give a network namespace that exists already a network",
+    "ctl": "look at a gateway that is running, and change it",
     "gateway": "be the network of a virtual machine that connects to a socket",
     "packetdrill": "run packetdrill scripts against the stack, in virtual time",
     "run": "run a command in a network namespace of its own",

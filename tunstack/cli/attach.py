@@ -61,6 +61,7 @@ async def _attach(target: str, settings: Settings) -> Failure | None:
                 try:
                     gateway = await stack.enter_async_context(open_gateway(**settings.gateway_options()))
                     attachment = await gateway.attach_namespace(target, layer3=settings.layer3)
+                    await stack.enter_async_context(settings.serving(gateway))
                 except NamespaceError as error:
                     failure = Failure(str(error))
                 except OSError as error:

@@ -66,7 +66,7 @@ async def _serve(link: Link, once: bool, settings: Settings) -> Failure | None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
             try:
-                async with open_gateway(**settings.gateway_options()) as gateway:
+                async with open_gateway(**settings.gateway_options()) as gateway, settings.serving(gateway):
                     networks = zip(plan.networks, plan.guests, plan.gateways, plan.resolvers, strict=True)
                     for (_, length), *addresses in networks:
                         guest, router, dns = map(format_address, addresses)

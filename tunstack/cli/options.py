@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tunstack import native
-from tunstack.cli import Failure
+from tunstack.cli import Failure, failure_of
 from tunstack.gateway.plan import (
     DEFAULT_SUBNET,
     AddressPlan,
@@ -21,6 +22,8 @@ from tunstack.gateway.plan import (
 )
 
 if TYPE_CHECKING:
+    from tunstack.gateway.gateway import Gateway
+    from tunstack.link.shaping.scenario import Scenario
     from tunstack.link.shaping.spec import ShapeSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -79,6 +82,19 @@ _OPTIONS = (
         "3g, 3g-slow, 2g, edge, gprs, wifi, wifi-lossy, satellite, geo. A --shape option overrides its "
         "direction.",
     ),
+    click.option(
+        "--scenario",
+        metavar="FILE",
+        help="Change the shaping in the course of time, by lines such as '10s both loss 5%' or "
+        "'30s link down'.",
+    ),
+    click.option(
+        "--control",
+        type=click.Path(dir_okay=False),
+        metavar="PATH",
+        help="Where the control socket is, which 'tunstack ctl' talks to: 'none', or a path in place of "
+        "$XDG_RUNTIME_DIR/tunstack/PID.sock.",
+    ),
     click.option("-v", "--verbose", count=True, help="Tell what happens, on stderr; twice: in detail."),
 )
 
@@ -96,6 +112,8 @@ class Settings:
     pcap: str | None
     shape_up: ShapeSpec | None
     shape_down: ShapeSpec | None
+    scenario: Scenario | None
+    control: str | None
     layer3: bool
     verbose: int
 
@@ -119,6 +137,8 @@ class Settings:
                 pcap=options["pcap"],
                 shape_up=shape_up,
                 shape_down=shape_down,
+                scenario=_scenario(options["scenario"]),
+                control=options["control"],
                 layer3=options.get("tun", False),
                 verbose=options["verbose"],
             )
@@ -139,6 +159,22 @@ class Settings:
             "shape_down": self.shape_down,
         }
 
+    @contextlib.asynccontextmanager
+    async def serving(self, gateway: Gateway) -> AsyncIterator[None]:
+        """Serve the control socket and follow the scenario, as long as the block; OSError."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self.control != "none":
+                from tunstack.api.control import control_socket
+
+                await stack.enter_async_context(control_socket(gateway, self.control))
+            if self.scenario is not None:
+                import trio
+
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                stack.callback(nursery.cancel_scope.cancel)
+                await nursery.start(gateway.follow, self.scenario)
+            yield
+
     def start_log(self) -> None:
         """Send the log to stderr if it is wanted; say it if the C helper is missing."""
         if native.warning is not None:
@@ -148,6 +184,23 @@ class Settings:
 
             level = logging.INFO if self.verbose == 1 else logging.DEBUG
             logging.basicConfig(level=level, format="tunstack: %(message)s")
+
+
+def _scenario(file: str | None) -> Scenario | None:
+    if file is None:
+        return None
+    from tunstack.link.shaping.scenario import Scenario
+    from tunstack.link.shaping.spec import ShapeError
+
+    try:
+        with open(file, encoding="utf-8") as lines:
+            return Scenario.parse(lines.read())
+    except OSError as error:
+        raise failure_of(error) from None
+    except UnicodeDecodeError:
+        raise Failure(f"--scenario: '{file}' is not text") from None
+    except ShapeError as error:
+        raise Failure(f"--scenario: '{file}': {error}") from None
 
 
 def _shapes(options: dict[str, Any]) -> tuple[ShapeSpec | None, ShapeSpec | None]:

@@ -121,6 +121,7 @@ class _Session:
                     options = self._settings.gateway_options()
                     gateway = await stack.enter_async_context(open_gateway(**options))
                     gateway.attach_fd(guest.take_device_fd())
+                    await stack.enter_async_context(self._settings.serving(gateway))
                 except OSError as error:
                     self._failure = failure_of(error)
                     return OWN_FAILURE

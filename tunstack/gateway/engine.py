@@ -228,6 +228,11 @@ class Engine:
         return FastFlows(fast, stack)
 
     @property
+    def has_fast_path(self) -> bool:
+        """Whether flows may be carried in C now."""
+        return self._fast is not None
+
+    @property
     def accelerated_segments(self) -> int:
         """TCP segments that the fast path has handled so far."""
         return self._accelerated_before + (0 if self._fast is None else self._fast.segments)

@@ -30,6 +30,7 @@ from tunstack.stack import Stack
 if TYPE_CHECKING:
     from tunstack.gateway.namespace import Attachment
     from tunstack.link.framings import Framing
+    from tunstack.link.shaping.scenario import Scenario
     from tunstack.link.shaping.spec import ShapeSpec
     from tunstack.link.shaping.stage import StageStatistics
     from tunstack.services.dns import DnsService
@@ -75,6 +76,7 @@ class Gateway(VirtualHost):
     ) -> None:
         self.plan = plan
         self._limits = limits
+        self._scenario: trio.CancelScope | None = None
         own = {*plan.gateways, *plan.resolvers}
         if host_loopback is not None and plan.contains(host_loopback):
             own.add(host_loopback)
@@ -299,6 +301,46 @@ class Gateway(VirtualHost):
         specs = self.shaping
         if up != self.is_link_up:
             self._shape(specs["up"], specs["down"], is_cut=not up)
+
+    async def follow(
+        self,
+        scenario: Scenario,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Change the link as `scenario` says, until its end, in the place of the one that was followed."""
+        self.stop_scenario()
+        with trio.CancelScope() as self._scenario:
+            scope = self._scenario
+            task_status.started()
+            start = trio.current_time()
+            try:
+                while True:
+                    for step in scenario.steps:
+                        await trio.sleep_until(start + step.at)
+                        self.shape(**step.shapes)
+                        if step.link is not None:
+                            self.set_link(step.link)
+                    if not scenario.length:
+                        return
+                    start += scenario.length
+                    await trio.sleep_until(start)
+            except ValueError as error:  # ShapeError: a trace that is not there any more
+                log.warning("the scenario ends here: %s", error)
+            finally:
+                if self._scenario is scope:
+                    self._scenario = None
+
+    def stop_scenario(self) -> None:
+        """Follow it no longer; the link stays as it is now."""
+        if self._scenario is not None:
+            self._scenario.cancel()
+            self._scenario = None
+
+    @property
+    def follows_scenario(self) -> bool:
+        """Whether a scenario is being followed."""
+        return self._scenario is not None
 
     def _shape(self, up: ShapeSpec | None, down: ShapeSpec | None, *, is_cut: bool = False) -> None:
         from tunstack.link.shaping.shaper import Shaper

@@ -1,0 +1,149 @@
+"""The application behind the API: what each path does.
+
+    GET   /v1/guests                   who is there
+    GET   /v1/guests/ID                one of them
+    GET   /v1/guests/ID/shaping        how its link is shaped, with statistics of each stage
+    PATCH /v1/guests/ID/shaping        change that, while traffic flows; see `bodies.ShapingChange`
+
+Answers are JSON, refusals too: `{"error": "one sentence"}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tunstack.api.bodies import Guest, Problem, Shaping, ShapingChange, StageReport
+from tunstack.errors import DropReason
+from tunstack.gateway.gateway import Gateway, Keep
+from tunstack.ip.addresses import format_address
+from tunstack.link.shaping.profiles import find
+from tunstack.link.shaping.scenario import Scenario
+from tunstack.link.shaping.spec import ShapeSpec
+
+MAX_BODY = 1 << 20
+"""Bytes of a request's body."""
+GUEST = "1"
+"""The name of the guest of a gateway that has one."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Answer(Response):
+    media_type = "application/json"
+
+
+def _answer(body: msgspec.Struct | list[Any], status: int = 200) -> Response:
+    return _Answer(_encode(body) + b"\n", status)
+
+
+def make_app(gateway: Gateway, nursery: trio.Nursery) -> Starlette:
+    """The application for `gateway`; what it starts lives in `nursery`."""
+    api = _Api(gateway, nursery)
+    routes = [
+        Route("/v1/guests", api.guests),
+        Route("/v1/guests/{guest}", api.guest),
+        Route("/v1/guests/{guest}/shaping", api.shaping, methods=["GET"]),
+        Route("/v1/guests/{guest}/shaping", api.change_shaping, methods=["PATCH"]),
+    ]
+    handlers: dict[Any, Any] = {
+        HTTPException: _refuse,
+        ValueError: _complain,
+        msgspec.MsgspecError: _complain,
+    }
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+async def _refuse(request: Request, error: HTTPException) -> Response:
+    answer = _answer(Problem(error=f"{request.method} {request.url.path}: {error.detail}"), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _complain(request: Request, error: Exception) -> Response:
+    return _answer(Problem(error=str(error)), 400)
+
+
+class _Api:
+    def __init__(self, gateway: Gateway, nursery: trio.Nursery) -> None:
+        self._gateway = gateway
+        self._nursery = nursery
+
+    async def guests(self, request: Request) -> Response:
+        return _answer([self._guest()])
+
+    async def guest(self, request: Request) -> Response:
+        self._find(request)
+        return _answer(self._guest())
+
+    async def shaping(self, request: Request) -> Response:
+        self._find(request)
+        return _answer(self._shaping())
+
+    async def change_shaping(self, request: Request) -> Response:
+        self._find(request)
+        change = msgspec.json.decode(await _body(request), type=ShapingChange)
+        # All is read before anything is changed.
+        shapes: dict[str, ShapeSpec | None] = {}
+        if change.profile is not msgspec.UNSET:
+            profile = find(change.profile)
+            shapes = {"up": ShapeSpec.parse(profile.up), "down": ShapeSpec.parse(profile.down)}
+        for name in ("up", "down"):
+            words: str | msgspec.UnsetType | None = getattr(change, name)
+            if words is not msgspec.UNSET:
+                shapes[name] = None if words is None else ShapeSpec.parse(words)
+        scenario = None if not isinstance(change.scenario, str) else Scenario.parse(change.scenario)
+        gateway = self._gateway
+        gateway.shape(up=shapes.get("up", Keep.KEEP), down=shapes.get("down", Keep.KEEP))
+        if change.link is not msgspec.UNSET:
+            gateway.set_link(change.link == "up")
+        if change.scenario is None:
+            gateway.stop_scenario()
+        elif scenario is not None:
+            await self._nursery.start(gateway.follow, scenario)
+        return _answer(self._shaping())
+
+    def _find(self, request: Request) -> None:
+        if request.path_params["guest"] != GUEST:
+            raise HTTPException(404, f"there is no such guest; there is {GUEST}")
+
+    def _guest(self) -> Guest:
+        gateway = self._gateway
+        addresses = [format_address(address) for address in gateway.plan.guests]
+        return Guest(id=GUEST, addresses=addresses, attached=gateway.has_device)
+
+    def _shaping(self) -> Shaping:
+        gateway = self._gateway
+        words = {name: None if spec is None else str(spec) for name, spec in gateway.shaping.items()}
+        stages = {
+            name: [msgspec.convert(stage, StageReport, from_attributes=True) for stage in pipeline]
+            for name, pipeline in gateway.shaping_statistics().items()
+        }
+        return Shaping(
+            up=words["up"],
+            down=words["down"],
+            link="up" if gateway.is_link_up else "down",
+            scenario=gateway.follows_scenario,
+            fast_path=gateway.engine.has_fast_path,
+            stages=stages,
+            link_down=gateway.stack.drops[DropReason.LINK_DOWN],
+        )
+
+
+async def _body(request: Request) -> bytes:
+    """The body, of which no more is kept than `MAX_BODY`."""
+    body = b""
+    async with contextlib.aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise HTTPException(413, f"the body has more than {MAX_BODY} bytes")
+    return body
