@@ -125,7 +125,9 @@ class Acceptor:
         async with self._making:
             if self._app is None:
                 # Importing all that takes a third of a second, in which packets should go on.
-                self._app = await trio.to_thread.run_sync(self._make)
+                # Threads that wait for this answer may be all that the usual limit allows.
+                own = trio.CapacityLimiter(1)
+                self._app = await trio.to_thread.run_sync(self._make, limiter=own)
         server, app, config, context = self._app
         await server(app, config, context(None), {}, stream)
 
