@@ -10,6 +10,7 @@
 #   make fuzz     the C side on inputs that a fuzzer makes, FUZZ_SECONDS (20) for each target; needs clang
 #   make bench-quick  tunstack, compiled as users have it, beside other gateways, 3 minutes; needs root
 #   make bench    all of it, 40 minutes; writes docs/benchmarks/
+#   make bench-shaping  whether shaped links do what was ordered, 25 minutes; writes docs/benchmarks/shaping.*
 #   make docs     the documentation as a site, in site/
 #   make clean    remove what the others made, the virtual environment included
 
@@ -25,7 +26,7 @@ INPUTS := pyproject.toml setup.py tunstack/native/build_native.py $(wildcard tun
 # Typed code beside the package; tests are checked by ruff only.
 TYPED := tunstack $(if $(wildcard bench/*.py),bench)
 
-.PHONY: demo test slow check conformance mutants sanitize fuzz bench bench-quick docs clean
+.PHONY: demo test slow check conformance mutants sanitize fuzz bench bench-quick bench-shaping docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -92,6 +93,9 @@ $(VENV)/.empty:
 
 bench-quick: $(BENCH_VENV)/.installed
 	$(BENCH_VENV)/bin/python -m bench all --quick --out build/bench-quick $(BENCH_ARGS)
+
+bench-shaping: $(BENCH_VENV)/.installed
+	$(BENCH_VENV)/bin/python -m bench shaping --out docs/benchmarks $(BENCH_ARGS)
 
 bench: $(BENCH_VENV)/.installed
 	$(BENCH_VENV)/bin/python -m bench all --out docs/benchmarks $(BENCH_ARGS)

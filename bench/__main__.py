@@ -202,6 +202,52 @@ def startup(**options: Any) -> None:
     _run(("startup",), options)
 
 
+SHAPING_LINES = (
+    "rate",
+    "delay",
+    "loss",
+    "jitter",
+    "others",
+    "queue",
+    "trace",
+    "impaired",
+    "off",
+    "changes",
+    "curve",
+)
+
+
+@main.command()
+@click.option(
+    "--lines", callback=names(SHAPING_LINES, "line"), default=",".join(SHAPING_LINES), show_default=True
+)
+@click.option("--quick", is_flag=True, help="Fewer and shorter of each, 4 minutes.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write shaping.md, shaping.json and plots into this directory.",
+)
+def shaping(lines: tuple[str, ...], quick: bool, out: Path | None) -> None:
+    """Whether a shaped link does what was ordered: rates, delays, losses, queues, traces; tunstack only."""
+    if not sandbox.inside():
+        sys.exit(sandbox.reenter(sys.argv[1:]))
+    from bench.shaped.lines import Plan as ShapingPlan
+    from bench.shaped.report import run as run_shaping
+
+    plan = ShapingPlan()
+    if quick:
+        plan = ShapingPlan(
+            runs=1, seconds=5, pings=200, datagrams=20_000, samples=1000, changes=100, change_seconds=6
+        )
+    try:
+        sandbox.prepare_host()
+        text, met = run_shaping(lines, plan, out, lambda line: click.echo(line, err=True))
+    except sandbox.BenchError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(text)
+    sys.exit(0 if met else 1)
+
+
 @main.command()
 @click.option("--rounds", type=click.IntRange(1, 50), default=5, show_default=True)
 def core(rounds: int) -> None:

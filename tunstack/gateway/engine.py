@@ -147,7 +147,8 @@ class Engine:
                 device.set_offloads(True)
             self._open_port(device)
             assert self._port is not None
-            self._port.write(waiting)
+            self._port.queue.adopt(waiting)
+            self._port.write([])
             if self._fast is None:
                 self._port.read(now)  # a device that was lent may hold what its descriptor does not tell of
         except DeviceClosed:

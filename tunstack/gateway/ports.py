@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tunstack import native
 from tunstack.gateway.alarm import make_alarm
 from tunstack.link.devices.base import Device
+from tunstack.link.shaping.stage import PACKET_OVERHEAD
 from tunstack.link.transmit import TransmitQueue
 from tunstack.nat.poller import READ, WRITE, Poller
 from tunstack.packet import Packet
@@ -26,10 +27,11 @@ class DevicePort:
 
     __slots__ = ("_coalesce", "_engine", "_interest", "device", "queue")
 
-    def __init__(self, engine: Engine, device: Device) -> None:
+    def __init__(self, engine: Engine, device: Device, limit: int | None = None) -> None:
+        """`limit`: of the transmit queue, in the place of the one in the stack's limits."""
         self._engine = engine
         self.device = device
-        self.queue = TransmitQueue(device, engine.stack.limits, engine.stack.drops)
+        self.queue = TransmitQueue(device, engine.stack.limits, engine.stack.drops, limit)
         offloads = device.offloads
         self._coalesce = not (offloads.tso4 or offloads.tso6)
         self._interest = READ
@@ -103,7 +105,10 @@ class ShapedPort(DevicePort):
 
     def __init__(self, engine: Engine, device: Device, shaper: Shaper) -> None:
         device.set_offloads(False)
-        super().__init__(engine, device)
+        # A pipeline may let go of all that it holds at once; what fits into it waits for the device, too.
+        limits = engine.stack.limits
+        room = limits.shaping_memory // (device.offloads.mtu + PACKET_OVERHEAD)
+        super().__init__(engine, device, max(limits.transmit_queue, room))
         self._shaper = shaper
         shaper.attach(engine.stack.l2)
         self._alarm = make_alarm()

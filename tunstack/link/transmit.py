@@ -39,9 +39,10 @@ class TransmitQueue:
         "_wire",
     )
 
-    def __init__(self, device: Device, limits: Limits, drops: DropCounters) -> None:
+    def __init__(self, device: Device, limits: Limits, drops: DropCounters, limit: int | None = None) -> None:
+        """`limit`: in the place of `limits.transmit_queue`."""
         self._device = device
-        self._limit = limits.transmit_queue
+        self._limit = limits.transmit_queue if limit is None else limit
         self._drops = drops
         self._fresh: list[Packet] = []
         self._backlog: deque[Packet] = deque()
@@ -61,6 +62,13 @@ class TransmitQueue:
         fresh.extend(packets)
         if len(fresh) > self._limit:
             self.flush()
+
+    def adopt(self, packets: Sequence[Packet]) -> None:
+        """Begin with `packets`, what another queue has handed over; the bound of this one grows by them."""
+        for packet in packets:
+            packet.detach()
+        self._backlog.extend(packets)
+        self._limit += len(packets)
 
     def hand_over(self) -> list[Packet]:
         """Give up what waits, in order."""

@@ -19,13 +19,13 @@ from tunstack.link.shaping.slots import Slot
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.link.shaping.stage import Bernoulli, Chance, Memory, OnDrop, Stage, StageStatistics
 from tunstack.link.shaping.trace import (
+    Load,
     Opportunities,
     Playback,
     Recorded,
     RecordedDelay,
     RecordedLoss,
     Trace,
-    load,
 )
 from tunstack.link.shaping.units import ShapeError
 from tunstack.packet import Packet
@@ -158,20 +158,30 @@ class Pipeline:
         self._passed.append((at, packet))
 
 
+def load_none(name: str) -> Trace:
+    """A `Load` that refuses."""
+    raise ShapeError(f"trace: nobody reads '{name}' here")
+
+
 def build(
-    spec: ShapeSpec, seed: int, limits: Limits = DEFAULT_LIMITS, drops: DropCounters | None = None
+    spec: ShapeSpec,
+    seed: int,
+    limits: Limits = DEFAULT_LIMITS,
+    drops: DropCounters | None = None,
+    load: Load = load_none,
 ) -> Pipeline:
     """The stages that `spec` orders: duplicate, loss, corrupt, rate, delay, slot, in this order.
 
     Equal arguments and inputs give equal outputs. `seed` holds unless the specification has one of its own.
-    Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions.
+    Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions. `load`
+    reads a trace, if one is ordered.
 
     Raises:
         ShapeError: the trace cannot be read, or says what `spec` says too.
     """
     seed = seed if spec.seed is None else spec.seed
     memory = Memory(limits.shaping_memory)
-    trace = _load(spec)
+    trace = _load(spec, load)
     playback = Playback(trace)
     stages: list[Stage] = []
     if spec.duplicate:
@@ -197,7 +207,7 @@ def build(
     return Pipeline(stages, drops)
 
 
-def _load(spec: ShapeSpec) -> Trace:
+def _load(spec: ShapeSpec, load: Load) -> Trace:
     if not spec.trace:
         return Trace()
     trace = load(spec.trace)

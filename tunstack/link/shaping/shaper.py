@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from tunstack import native
 from tunstack.errors import DropCounters, DropReason, LocalError
 from tunstack.limits import Limits
-from tunstack.link.shaping.pipeline import Pipeline, build
+from tunstack.link.shaping.pipeline import Pipeline, build, load_none
 from tunstack.link.shaping.spec import ShapeSpec
+from tunstack.link.shaping.trace import Load
 from tunstack.packet import Checksum, Packet
 
 TRAIN_SECONDS = 0.001
@@ -27,7 +28,7 @@ class Shaper:
         is_cut: the link is down: all that comes is dropped as LINK_DOWN.
     """
 
-    __slots__ = ("_drops", "_l2", "_limits", "_seed", "down", "down_spec", "is_cut", "up", "up_spec")
+    __slots__ = ("_drops", "_l2", "_limits", "_load", "_seed", "down", "down_spec", "is_cut", "up", "up_spec")
 
     def __init__(
         self,
@@ -36,9 +37,11 @@ class Shaper:
         seed: int,
         limits: Limits,
         drops: DropCounters,
+        load: Load | None = None,
     ) -> None:
-        """`seed` serves the directions that bring none of their own. Raises `ShapeError`."""
+        """`seed` serves the directions that bring none of their own; `load` reads traces. `ShapeError`."""
         self._drops = drops
+        self._load = load or load_none
         self._limits = limits
         self._seed = random.Random(seed)
         self._l2 = False
@@ -46,8 +49,8 @@ class Shaper:
         self.up_spec = up
         self.down_spec = down
         # Two directions with one seed would lose the same packets by number.
-        self.up = None if up is None else build(up, seed, limits, drops)
-        self.down = None if down is None else build(down, seed ^ 1, limits, drops)
+        self.up = None if up is None else build(up, seed, limits, drops, self._load)
+        self.down = None if down is None else build(down, seed ^ 1, limits, drops, self._load)
 
     @property
     def train_limit(self) -> int | None:
@@ -103,7 +106,7 @@ class Shaper:
         if new is None:
             return Pipeline(())
         # Another seed each time: the decisions of the first packets would be the same after each change.
-        pipeline = build(new, self._seed.getrandbits(64), self._limits, self._drops)
+        pipeline = build(new, self._seed.getrandbits(64), self._limits, self._drops, self._load)
         pipeline.set_l2(self._l2)
         return pipeline
 

@@ -18,6 +18,7 @@ import bisect
 import csv
 import dataclasses
 import random
+from collections.abc import Callable
 
 from tunstack.link.shaping import units
 from tunstack.link.shaping.delay import Delay
@@ -28,8 +29,8 @@ from tunstack.packet import Packet
 
 OPPORTUNITY = 1504
 """Bytes that one opportunity delivers; mahimahi's figure, for an MTU of 1500 and its own header of 4."""
-MAX_FILE = 64 * 2**20
-"""Bytes of a file that is read."""
+Load = Callable[[str], "Trace"]
+"""Reads the trace of that name, or raises `ShapeError`."""
 _COLUMNS = ("time", "rate", "delay", "loss")
 
 
@@ -67,29 +68,8 @@ class Trace:
         return bool(self.rows) and getattr(self.rows[0], column) is not None
 
 
-def load(path: str) -> Trace:
-    """Read a file of either kind.
-
-    Raises:
-        ShapeError: it cannot be read, or is neither.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise ShapeError(f"trace: '{path}': {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ShapeError(f"trace: '{path}' is not text") from None
-    if len(text) > MAX_FILE:
-        raise ShapeError(f"trace: '{path}' has more than {MAX_FILE} characters")
-    try:
-        return parse(text)
-    except ShapeError as error:
-        raise ShapeError(f"trace: '{path}': {error}") from None
-
-
 def parse(text: str) -> Trace:
-    """What a file with this text says; see `load`."""
+    """What a file with this text says; `ShapeError` if it is neither kind of file."""
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), "")
     if "," in first or first.strip() in _COLUMNS:
