@@ -13,6 +13,8 @@ import trio
 _TFD_TIMER_ABSTIME = 1
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC if sys.platform != "win32" else 0
 _NANOSECONDS = 10**9
+LONGEST_LEAD = 0.001
+"""Seconds; who is later has other reasons than the way out of sleep."""
 
 
 class _Timespec(ctypes.Structure):
@@ -27,9 +29,12 @@ class Alarm:
     """A timer of Linux (timerfd) that polls readable at a time of trio's clock. A `Token` of the poller.
 
     Through ctypes: `os` has it from Python 3.13 on only.
+
+    Attributes:
+        lead: seconds by which it should be set before what must not be late: as late as it was lately.
     """
 
-    __slots__ = ("_deadline", "_fd", "_libc", "_offset", "_setting")
+    __slots__ = ("_deadline", "_fd", "_libc", "_offset", "_setting", "lead")
 
     def __init__(self) -> None:
         """OSError if the kernel has none. Within trio, on its real clock."""
@@ -40,6 +45,7 @@ class Alarm:
             raise OSError(number, os.strerror(number))
         self._setting = _Itimerspec()
         self._deadline = float("inf")
+        self.lead = 0.0
         self._offset = time.clock_gettime(time.CLOCK_MONOTONIC) - trio.current_time()
 
     def fileno(self) -> int:
@@ -50,6 +56,10 @@ class Alarm:
         """See `Token`: it has expired, or was moved since."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8)
+            lateness = now - self._deadline
+            if 0 <= lateness < LONGEST_LEAD:
+                # Sooner more than less: what is early only waits.
+                self.lead += (lateness - self.lead) / (4 if lateness > self.lead else 32)
         self._deadline = float("inf")
 
     def set(self, deadline: float) -> None:

@@ -293,12 +293,14 @@ class Engine:
             rounds += 1
             ready = poller.poll()
             if not ready and not self._woken:
-                rounds = 0
                 deadline = self._next_deadline()
-                if self._shaped is not None:
-                    deadline = self._shaped.set_alarm(deadline)
-                ready = await self._wait(deadline)
-            elif rounds >= ROUNDS:
+                shaped = self._shaped
+                wait = deadline if shaped is None else shaped.set_alarm(deadline, trio.current_time())
+                if wait is not None:
+                    rounds = 0
+                    ready = await self._wait(wait)
+                    continue
+            if rounds >= ROUNDS:
                 rounds = 0
                 await trio.lowlevel.checkpoint()
 

@@ -125,11 +125,17 @@ class ShapedPort(DevicePort):
             self._alarm.close()
             self._alarm = None
 
-    def set_alarm(self, deadline: float) -> float:
-        """Be woken at `deadline`, if that can be; returns the one at which trio is to do that."""
+    def set_alarm(self, deadline: float, now: float) -> float | None:
+        """Be woken for `deadline`, if that can be; returns the one at which trio is to do that.
+
+        None: that is so soon that it is not worth while to sleep.
+        """
         if self._alarm is None:
             return deadline
-        self._alarm.set(deadline)
+        at = deadline - self._alarm.lead
+        if at <= now:
+            return None
+        self._alarm.set(at)
         return deadline + _BEHIND
 
     def next_timeout(self) -> float | None:
