@@ -237,14 +237,13 @@ def _cdf_of(quantile: Callable[[float], float]) -> Callable[[float], float]:
 
 
 def _cdf_of_samples(name: str) -> Callable[[float], float]:
-    """Of 200,000 draws: this one has no quantile in closed form."""
+    """Of 100,000 draws: this one has no quantile in closed form."""
     pipeline = build(ShapeSpec.parse(f"delay 60ms 10ms {name} seed 1"), 0)
     packet = Packet(b"x")
-    count = 200_000
-    for _ in range(count):
+    for _ in range(100_000):
         pipeline.push(packet, 0.0)
     times = sorted(at for at, _ in pipeline.pop_timed(1e6))
-    return lambda value: bisect.bisect_right(times, value) / count
+    return lambda value: bisect.bisect_right(times, value) / len(times)
 
 
 def others(link: ShapedLink, plan: Plan) -> Iterator[Row]:

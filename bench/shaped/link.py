@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import Tunstack
-from bench.sandbox import SERVER_ADDRESS, BenchError
+from bench.sandbox import SERVER_ADDRESS, BenchError, wait_until
 from tunstack.api.client import ask
 
 PROBE = str(Path(__file__).with_name("probe.py"))
@@ -30,6 +30,7 @@ class ShapedLink(Tunstack):
         self._folder = tempfile.TemporaryDirectory(prefix="bench-shaped-")
         self.socket = Path(self._folder.name, "control")
         super().__init__(mtu)
+        wait_until(self.socket.exists, 20, "the gateway made no control socket")
 
     def command(self, mtu: int, pid: int) -> list[str]:
         """See `Gateway`."""
@@ -94,7 +95,7 @@ class ShapedLink(Tunstack):
         address = ("--bind", SERVER_ADDRESS, "--port", str(IPERF_PORT))
         quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
         with subprocess.Popen(
-            ["iperf3", "--server", "--one-off", *address], stdout=subprocess.DEVNULL, **quiet
+            ["iperf3", "--server", "--one-off", "-J", *address], stdout=subprocess.DEVNULL, **quiet
         ) as server:  # type: ignore[call-overload]
             try:
                 time.sleep(0.3)

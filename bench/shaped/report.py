@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def run(names: Sequence[str], plan: Plan, out: Path | None, tell: Callable[[str]
             except BenchError as error:
                 errors.append(f"{name}: {error}")
                 tell(f"bench: {name}: {error}")
+            except Exception as error:  # the other measurements still have something to say
+                traceback.print_exc()
+                errors.append(f"{name}: {type(error).__name__}: {error}")
             said = link.close()
         if "Traceback" in said:
             errors.append(f"{name}: the gateway failed: {said[-300:]}")
