@@ -15,7 +15,7 @@ import pathlib
 from typing import Any
 
 ROOT = pathlib.Path("tunstack")
-ROOMS = ("ip", "tcp", "tcp/congestion", "stack", "nat")
+ROOMS = ("ip", "tcp", "tcp/congestion", "stack", "nat", "link/shaping")
 """Compiled as a whole, but for `LEFT_OUT`."""
 MODULES = (
     *("timers.py", "packet.py", "gateway/engine.py", "gateway/ports.py"),

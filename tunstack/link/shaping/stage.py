@@ -21,6 +21,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from tunstack.errors import DropCounters, DropReason
 from tunstack.link.shaping.laws import Source
 from tunstack.packet import Packet
@@ -102,6 +104,7 @@ class StageStatistics:
     longest: float = 0.0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Stage:
     """The base of all, which passes everything on as it comes.
 
