@@ -33,6 +33,7 @@ class DropReason(enum.Enum):
     SHAPING_QUEUE_FULL = "shaping-queue-full"
     SHAPING_MEMORY = "shaping-memory"
     SHAPING_DETACHED = "shaping-detached"
+    SHAPING_QUOTA = "shaping-quota"
     LINK_DOWN = "link-down"
     # ip
     BAD_IP_VERSION = "bad-ip-version"

@@ -91,6 +91,10 @@ def test_what_is_ordered_is_what_the_guest_sees(shell: Shell) -> None:
     assert re.search(r"lost while the link was down: [1-9]", ctl("shape", "--stats"))
     ctl("shape", "--link", "up", "--both", "none")
     assert shell.ping()[0] < 40
+    ctl("shape", "--down", "udp: loss 100%; icmp to 10.0.2.2: delay 40ms")
+    assert 40 <= shell.ping()[0] < 80
+    assert re.search(r"\n  to 10.0.2.2/32 icmp: delay: [3-9]\d* in", ctl("shape", "--stats"))
+    ctl("shape", "--down", "none")
     answer = json.loads(ctl("shape", "--json"))
     assert (answer["up"], answer["down"], answer["stages"]) == (None, None, {})
     pid = shell.process.pid

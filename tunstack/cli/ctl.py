@@ -119,8 +119,11 @@ def _tell(answer: dict[str, Any], stats: bool) -> None:
         click.echo("a scenario is being followed")
     for way in ("up", "down"):
         click.echo(f"{way}: {answer[way] if answer[way] is not None else 'not shaped'}")
-        for stage in answer["stages"].get(way, ()) if stats else ():
-            click.echo(f"  {_stage(stage)}")
+        for name, stages in answer["stages"].items() if stats else ():
+            if name.split()[0] == way:
+                what = name.removeprefix(way).strip()
+                for stage in stages:
+                    click.echo(f"  {what + ': ' if what else ''}{_stage(stage)}")
     if stats and answer["link_down"]:
         click.echo(f"lost while the link was down: {answer['link_down']}")
 

@@ -255,12 +255,21 @@ class Gateway(VirtualHost):
         return statistics
 
     def shaping_statistics(self) -> dict[str, list[StageStatistics]]:
-        """What the stages of the link's shaping have done: "up" and "down", each if it is shaped."""
+        """What the stages of the link's shaping have done since it was ordered: "up" and "down", if shaped.
+
+        Those of packets that are shaped differently stand behind their match, as in "up udp port 53".
+        """
         shaper = self.engine.shaper
         if shaper is None:
             return {}
-        pipelines = {"up": shaper.up, "down": shaper.down}
-        return {name: pipe.statistics() for name, pipe in pipelines.items() if pipe is not None}
+        from tunstack.link.shaping.classes import parts_of
+
+        return {
+            f"{way} {match}" if match is not None else way: pipeline.statistics()
+            for way, shaped in (("up", shaper.up), ("down", shaper.down))
+            if shaped is not None
+            for match, pipeline in parts_of(shaped).items()
+        }
 
     @property
     def shaping(self) -> dict[str, ShapeSpec | None]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from tunstack import native
 from tunstack.gateway.alarm import make_alarm
 from tunstack.link.devices.base import Device
-from tunstack.link.shaping.stage import PACKET_OVERHEAD
 from tunstack.link.transmit import TransmitQueue
 from tunstack.nat.poller import READ, WRITE, Poller
 from tunstack.packet import Packet
@@ -104,6 +103,8 @@ class ShapedPort(DevicePort):
     __slots__ = ("_alarm", "_shaper")
 
     def __init__(self, engine: Engine, device: Device, shaper: Shaper) -> None:
+        from tunstack.link.shaping.stage import PACKET_OVERHEAD  # who does not shape does not pay for it
+
         device.set_offloads(False)
         # A pipeline may let go of all that it holds at once; what fits into it waits for the device, too.
         limits = engine.stack.limits
@@ -148,11 +149,13 @@ class ShapedPort(DevicePort):
 
     def release(self, now: float) -> None:
         """Let all that is on its way arrive: the link is shaped no longer."""
+        from tunstack.link.shaping.classes import release
+
         up, down = self._shaper.up, self._shaper.down
         if up is not None:
-            self._arrive(up.release(now), now)
+            self._arrive(release(up, now), now)
         if down is not None:
-            self.write(down.release(now))
+            self.write(release(down, now))
 
     def take(self, packets: list[Packet], now: float) -> None:
         if self._shaper.up is None and not self._shaper.is_cut:

@@ -12,6 +12,7 @@ from tunstack.link.shaping import laws
 from tunstack.link.shaping.chances import FourStates, Gap, GilbertElliott, Pattern
 from tunstack.link.shaping.codel import CoDel
 from tunstack.link.shaping.delay import Constant, Delay, Draw, Normal, Uniform
+from tunstack.link.shaping.flows import FlowRate, Quota
 from tunstack.link.shaping.fq_codel import FqCoDel
 from tunstack.link.shaping.impairments import Corrupt, Duplicate, Loss
 from tunstack.link.shaping.rate import DropTail, Queue, Rate, Service, Steady
@@ -30,7 +31,7 @@ from tunstack.link.shaping.trace import (
 from tunstack.link.shaping.units import ShapeError
 from tunstack.packet import Packet
 
-_ORDER = ("duplicate", "loss", "corrupt", "rate", "delay", "slot")
+_ORDER = ("duplicate", "loss", "corrupt", "quota", "perflow", "rate", "delay", "slot")
 """The kinds of stages that `build` makes, as packets pass them."""
 
 
@@ -120,6 +121,15 @@ class Pipeline:
                     heir.adopt(stage.hand_over())
                 else:
                     self._pass_on([packet for _, _, packet in stage.hand_over()], now, behind="delay")
+            elif isinstance(stage, FlowRate):
+                if isinstance(heir, FlowRate):
+                    for packet in stage.hand_over():
+                        heir.push(packet, now)
+                else:
+                    self._pass_on(stage.hand_over(), now, behind="perflow")
+            elif isinstance(stage, Quota):
+                if isinstance(heir, Quota):
+                    heir.used += stage.used
             elif isinstance(stage, Rate):
                 if isinstance(heir, Rate):
                     heir.adopt(stage.hand_over(now), now)
@@ -138,6 +148,8 @@ class Pipeline:
         for stage in self.stages:
             if isinstance(stage, Rate):
                 stage.queue.l2 = l2
+            elif isinstance(stage, FlowRate):
+                stage.l2 = l2
 
     def statistics(self) -> list[StageStatistics]:
         """Of each stage, in the order in which packets pass them."""
@@ -170,7 +182,9 @@ def build(
     drops: DropCounters | None = None,
     load: Load = load_none,
 ) -> Pipeline:
-    """The stages that `spec` orders: duplicate, loss, corrupt, rate, delay, slot, in this order.
+    """The stages that `spec` orders but for its classes.
+
+    In the order in which packets pass them: duplicate, loss, corrupt, quota, perflow, rate, delay, slot.
 
     Equal arguments and inputs give equal outputs. `seed` holds unless the specification has one of its own.
     Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions. `load`
@@ -193,6 +207,10 @@ def build(
     if spec.corrupt:
         bits = random.Random(f"bit {seed}")
         stages.append(Corrupt(_chance("corrupt", spec, seed), bits))
+    if spec.quota:
+        stages.append(Quota(spec.quota))
+    if spec.perflow:
+        stages.append(FlowRate(spec.perflow, memory))
     if (service := _service(spec, trace, playback)) is not None:
         stages.append(Rate(service, _queue(spec, spec.rate or trace.rate, seed), memory))
     if spec.delay or spec.jitter:

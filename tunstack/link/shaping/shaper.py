@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from tunstack import native
 from tunstack.errors import DropCounters, DropReason, LocalError
 from tunstack.limits import Limits
-from tunstack.link.shaping.pipeline import Pipeline, build, load_none
+from tunstack.link.shaping.classes import Shaped, build_classes, inherit
+from tunstack.link.shaping.pipeline import Pipeline, load_none
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.link.shaping.trace import Load
 from tunstack.packet import Checksum, Packet
@@ -49,14 +50,16 @@ class Shaper:
         self.up_spec = up
         self.down_spec = down
         # Two directions with one seed would lose the same packets by number.
-        self.up = None if up is None else build(up, seed, limits, drops, self._load)
-        self.down = None if down is None else build(down, seed ^ 1, limits, drops, self._load)
+        self.up: Shaped | None = None if up is None else self._build(up, seed, up=True)
+        self.down: Shaped | None = None if down is None else self._build(down, seed ^ 1, up=False)
 
     @property
     def train_limit(self) -> int | None:
         """Bytes of TCP payload that the stack may send down in one piece, or None."""
-        rate = 0.0 if self.down_spec is None else self.down_spec.rate
-        return int(rate / 8 * TRAIN_SECONDS) if rate else None
+        spec = self.down_spec
+        specs = [] if spec is None else [spec, *(part for _, part in spec.classes)]
+        rates = [one.rate for one in specs if one.rate]
+        return int(min(rates) / 8 * TRAIN_SECONDS) if rates else None
 
     @property
     def is_idle(self) -> bool:
@@ -79,10 +82,10 @@ class Shaper:
         Raises:
             ShapeError: a trace cannot be read; nothing has changed then.
         """
-        new_up, new_down = self._replace(up, self.up_spec), self._replace(down, self.down_spec)
+        new_up, new_down = self._replace(up, self.up_spec, True), self._replace(down, self.down_spec, False)
         for old, new in ((self.up, new_up), (self.down, new_down)):
             if old is not None and new is not None:
-                new.inherit(old, now)
+                inherit(new, old, now)
         self.up = new_up or self.up
         self.down = new_down or self.down
         self.up_spec, self.down_spec = up, down
@@ -99,14 +102,17 @@ class Shaper:
         self.is_cut = True
         self.clear()
 
-    def _replace(self, new: ShapeSpec | None, old: ShapeSpec | None) -> Pipeline | None:
+    def _build(self, spec: ShapeSpec, seed: int, *, up: bool) -> Shaped:
+        return build_classes(spec, seed, self._limits, self._drops, self._load, up=up)
+
+    def _replace(self, new: ShapeSpec | None, old: ShapeSpec | None, up: bool) -> Shaped | None:
         """The pipeline that comes in the place of that of `old`; None if that stays."""
         if new == old:
             return None
         if new is None:
             return Pipeline(())
         # Another seed each time: the decisions of the first packets would be the same after each change.
-        pipeline = build(new, self._seed.getrandbits(64), self._limits, self._drops, self._load)
+        pipeline = self._build(new, self._seed.getrandbits(64), up=up)
         pipeline.set_l2(self._l2)
         return pipeline
 

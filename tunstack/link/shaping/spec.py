@@ -26,6 +26,8 @@
     queue droptail|codel|fq_codel [target TIME] [interval TIME] [noecn]
                         what waits before the rate and what is dropped: the newest (the default), or by CoDel,
                         which marks packets of those who know ECN unless `noecn`, in one queue or one a flow
+    quota SIZE          all is dropped once so many bytes have passed
+    perflow RATE        no flow (addresses, protocol and ports) gets more than this
     limit SIZE          of that queue: packets (a bare number) or bytes (b, kb, mb)
     slot MIN [MAX] [packets N] [bytes SIZE]
                         packets leave together, in moments that are MIN to MAX apart, and no more of them
@@ -36,6 +38,15 @@ Behind the percentage of `loss`, `duplicate`, `corrupt` and `reorder` a second o
 much each decision depends on the one before, as in `laws`. The units mean what they mean to tc(8), `bps`
 being bytes per second. Numbers without a unit (tc takes times for microseconds) are refused except for
 `limit`, `gap`, `packets`, `seed` and the bytes behind `rate`. The words come in any order and each once.
+
+Different packets may be shaped differently: parts with words of their own come between `;`. A part that
+begins with a match and `:` is for the packets that match, the first that does; the part without, for all
+others:
+
+    rate 10mbit; udp port 53: delay 300ms; to 10.1.0.0/16 tcp port 80-89: loss 5%
+
+`to PREFIX` and `port` are those of the far end: where packets from the guest go to, and where those to it
+come from. A fragment that does not show its ports matches none. What no part is for is not shaped.
 """
 
 from __future__ import annotations
@@ -45,6 +56,7 @@ import dataclasses
 from tunstack.link.shaping import units, words
 from tunstack.link.shaping.chances import Bursts, Markov
 from tunstack.link.shaping.codel import INTERVAL, TARGET
+from tunstack.link.shaping.matching import Match
 from tunstack.link.shaping.slots import Slots
 from tunstack.link.shaping.units import ShapeError as ShapeError
 
@@ -59,6 +71,8 @@ MAX_GAP = 2**32 - 1
 MAX_OVERHEAD = 2**16 - 1
 """Bytes."""
 MAX_PATTERN = 2**16
+MAX_QUOTA = 2**63 - 1
+"""Bytes."""
 
 QUEUE_SECONDS = 0.1
 """Length of the queue if no limit is given, in time at the full rate: no bufferbloat."""
@@ -104,6 +118,9 @@ class ShapeSpec:
         limit_bytes: the same in bytes. At most one of the two; None and None mean 0.1 s, at least 24 KiB, for
             "droptail", and 1000 or 10240 packets for the others.
         slots: moments in which packets leave together.
+        quota: bytes after which all is dropped, 0 for no limit.
+        perflow: bits per second that a flow has at the most, 0 for no limit.
+        classes: what is done in the place of all this to packets that match, the first that does.
         seed: of all random decisions; None leaves it to who builds the pipeline.
     """
 
@@ -137,7 +154,10 @@ class ShapeSpec:
     limit_packets: int | None = None
     limit_bytes: int | None = None
     slots: Slots | None = None
+    quota: int = 0
+    perflow: float = 0.0
     seed: int | None = None
+    classes: tuple[tuple[Match, ShapeSpec], ...] = ()
 
     def __post_init__(self) -> None:
         """Raises `ShapeError` for values out of range, or that make no sense together."""
@@ -161,6 +181,12 @@ class ShapeSpec:
         self._check_queue()
         if self.slots is not None:
             self.slots.check(MAX_DELAY, MAX_LIMIT)
+        if not 0 <= self.quota <= MAX_QUOTA:
+            raise ShapeError(f"quota is between 1b and {MAX_QUOTA}b")
+        if self.perflow and not 1 <= self.perflow <= MAX_RATE:
+            raise ShapeError("perflow is between 1bit and 1tbit a second")
+        if any(spec.classes for _, spec in self.classes):
+            raise ShapeError("there are no parts within a part")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise ShapeError(f"seed is between 0 and {MAX_SEED}")
 
@@ -231,10 +257,14 @@ class ShapeSpec:
     @classmethod
     def parse(cls, text: str) -> ShapeSpec:
         """Read the words; `ShapeError` says in one sentence what is wrong with them."""
-        return cls(**words.parse(text))
+        default, parts = words.split(text)
+        fields = words.parse(default) if default or not parts else {}
+        return cls(**fields, classes=tuple((match, cls(**words.parse(part))) for match, part in parts))
 
     def __str__(self) -> str:
-        return " ".join([*self._delay_words(), *self._loss_words(), *self._rate_words()]) or "delay 0s"
+        own = " ".join([*self._delay_words(), *self._loss_words(), *self._rate_words()])
+        parts = [f"{match}: {spec}" for match, spec in self.classes]
+        return "; ".join([own, *parts] if own else parts) or "delay 0s"
 
     def _delay_words(self) -> list[str]:
         text = []
@@ -293,6 +323,10 @@ class ShapeSpec:
             text.append(f"limit {self.limit_bytes}b")
         if self.slots is not None:
             text.append(f"slot {self.slots}")
+        if self.quota:
+            text.append(f"quota {self.quota}b")
+        if self.perflow:
+            text.append(f"perflow {units.bits(self.perflow)}")
         if self.seed is not None:
             text.append(f"seed {self.seed}")
         return text

@@ -35,6 +35,8 @@ EXAMPLES = {
     "limit": "100",
     "queue": "fq_codel",
     "slot": "5ms",
+    "quota": "1gb",
+    "perflow": "1mbit",
     "seed": "1",
 }
 """A value for each word, as the sentences about errors show it."""

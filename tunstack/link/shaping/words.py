@@ -7,6 +7,7 @@ from typing import Any
 
 from tunstack.link.shaping import units
 from tunstack.link.shaping.chances import Bursts, Markov
+from tunstack.link.shaping.matching import CONDITIONS, Match, is_prefix
 from tunstack.link.shaping.slots import Slots
 from tunstack.link.shaping.units import EXAMPLES, NUMBER, ShapeError
 
@@ -17,6 +18,34 @@ QUEUES = ("droptail", "codel", "fq_codel")
 def one_of(names: Sequence[str]) -> str:
     """`names` as a choice, for a sentence."""
     return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def split(text: str) -> tuple[str, list[tuple[Match, str]]]:
+    """The words for all packets (maybe none), and those for some, behind what they are for. `ShapeError`."""
+    default = ""
+    parts: list[tuple[Match, str]] = []
+    for part in text.split(";"):
+        tokens = part.split()
+        if not tokens or tokens[0].lower().rstrip(":") not in CONDITIONS:
+            if default and tokens:
+                raise ShapeError("but one part between the ';' is without something to match before a ':'")
+            default = part if tokens else default
+            continue
+        end = _end_of_match(tokens)
+        match = Match.parse(" ".join(tokens[: end + 1])[:-1])
+        if match in [other for other, _ in parts]:
+            raise ShapeError(f"'{match}:' is given twice")
+        parts.append((match, " ".join(tokens[end + 1 :])))
+    return default, parts
+
+
+def _end_of_match(tokens: list[str]) -> int:
+    """The place of the token behind whose last `:` the words come."""
+    for place, token in enumerate(tokens):
+        is_address = place > 0 and tokens[place - 1].lower() == "to" and is_prefix(token)
+        if token.endswith(":") and not is_address:
+            return place
+    raise ShapeError(f"'{tokens[0]}' begins something to match, behind which a ':' and words come")
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -41,8 +70,11 @@ def parse(text: str) -> dict[str, Any]:
         fields |= _WORDS[word](word, tokens)
     if "rate" in seen and not fields["rate"]:
         raise ShapeError("rate is between 1bit and 1tbit a second")
-    if "burst" in seen and not fields["burst"]:
-        raise ShapeError("burst is one byte at least")
+    for word in ("burst", "quota"):
+        if word in seen and not fields[word]:
+            raise ShapeError(f"{word} is one byte at least")
+    if "perflow" in seen and not fields["perflow"]:
+        raise ShapeError("perflow is between 1bit and 1tbit a second")
     return fields
 
 
@@ -121,11 +153,15 @@ def _rate(word: str, tokens: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _burst(word: str, tokens: list[str]) -> dict[str, Any]:
+def _bytes(word: str, tokens: list[str]) -> dict[str, Any]:
     number, has_unit = units.size(word, text := tokens.pop(0))
     if not has_unit:
         raise ShapeError(f"{word}: '{text}' has no unit; the units are b, kb, mb")
     return {word: number}
+
+
+def _perflow(word: str, tokens: list[str]) -> dict[str, Any]:
+    return {word: units.rate(word, tokens.pop(0))}
 
 
 def _trace(word: str, tokens: list[str]) -> dict[str, Any]:
@@ -178,8 +214,10 @@ _WORDS: dict[str, Callable[[str, list[str]], dict[str, Any]]] = {
     "corrupt": _probability,
     "reorder": _probability,
     "gap": _whole,
+    "quota": _bytes,
+    "perflow": _perflow,
     "rate": _rate,
-    "burst": _burst,
+    "burst": _bytes,
     "trace": _trace,
     "queue": _queue,
     "limit": _limit,
