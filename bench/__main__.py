@@ -223,15 +223,29 @@ SHAPING_LINES = (
 )
 @click.option("--quick", is_flag=True, help="Fewer and shorter of each, 4 minutes.")
 @click.option(
+    "--netem", is_flag=True, help="Measure the kernel's netem at a veth pair in the place of tunstack."
+)
+@click.option("--datagrams", type=click.IntRange(1000, 10_000_000), help="Of each measurement of loss.")
+@click.option("--pace", type=click.FloatRange(1, 100_000), help="Datagrams a second, where many are sent.")
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Write shaping.md, shaping.json and plots into this directory.",
 )
-def shaping(lines: tuple[str, ...], quick: bool, out: Path | None) -> None:
+def shaping(
+    lines: tuple[str, ...],
+    quick: bool,
+    netem: bool,
+    datagrams: int | None,
+    pace: float | None,
+    out: Path | None,
+) -> None:
     """Whether a shaped link does what was ordered: rates, delays, losses, queues, traces; tunstack only."""
     if not sandbox.inside():
         sys.exit(sandbox.reenter(sys.argv[1:]))
     from bench.shaped.lines import Plan as ShapingPlan
+    from bench.shaped.link import ShapedLink
+    from bench.shaped.netem import NetemLink
     from bench.shaped.report import run as run_shaping
 
     plan = ShapingPlan()
@@ -239,9 +253,12 @@ def shaping(lines: tuple[str, ...], quick: bool, out: Path | None) -> None:
         plan = ShapingPlan(
             runs=1, seconds=5, pings=200, datagrams=20_000, samples=1000, changes=100, change_seconds=6
         )
+    plan.datagrams = datagrams or plan.datagrams
+    plan.pace = pace or plan.pace
     try:
         sandbox.prepare_host()
-        text, met = run_shaping(lines, plan, out, lambda line: click.echo(line, err=True))
+        make = NetemLink if netem else ShapedLink
+        text, met = run_shaping(lines, plan, out, lambda line: click.echo(line, err=True), make)
     except sandbox.BenchError as error:
         raise click.ClickException(str(error)) from None
     click.echo(text)

@@ -47,7 +47,12 @@ def test_module_opens_with_what_it_is(path: pathlib.Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-DISTRIBUTIONS = {"dns": "dnspython", "importlinter": "import-linter", "pytest_trio": "pytest-trio"}
+DISTRIBUTIONS = {
+    "dns": "dnspython",
+    "importlinter": "import-linter",
+    "mypy_extensions": "mypy-extensions",
+    "pytest_trio": "pytest-trio",
+}
 
 
 def foreign_imports(folder: str) -> set[str]:

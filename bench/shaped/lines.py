@@ -14,11 +14,14 @@ from typing import Any
 from bench import throughput
 from bench.shaped import figures
 from bench.shaped.link import ShapedLink, report_of
+from bench.shaped.netem import NetemLink
 from tunstack.gateway.traces import load
 from tunstack.link.shaping import laws
 from tunstack.link.shaping.pipeline import build
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.packet import Packet
+
+AnyLink = ShapedLink | NetemLink
 
 WAYS = ("up", "down")
 ETHERNET = 14
@@ -57,6 +60,7 @@ class Plan:
         runs: of what is measured several times.
         seconds: of a transfer; the first two do not count.
         pings, datagrams, samples: how many.
+        pace: datagrams a second, where many are sent.
         changes, change_seconds: of the shaping while flows run.
         curves: what is to be plotted, by name: (label, x, y).
     """
@@ -65,13 +69,14 @@ class Plan:
     seconds: int = 10
     pings: int = 500
     datagrams: int = 100_000
+    pace: float = 10_000.0
     samples: int = 5000
     changes: int = 1000
     change_seconds: float = 60.0
     curves: dict[str, list[tuple[str, list[float], list[float]]]] = dataclasses.field(default_factory=dict)
 
 
-def rates(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def rates(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """iperf3 against the analytic goodput."""
     for name, rate in (("1mbit", 1e6), ("10mbit", 1e7), ("100mbit", 1e8), ("1gbit", 1e9)):
         for protocol, way in ((protocol, way) for protocol in ("TCP", "UDP") for way in WAYS):
@@ -117,7 +122,7 @@ def _received(report: dict[str, Any], way: str, first: float, last: float) -> fl
     return sum(one["bytes"] for one in chosen) * 8 / seconds if seconds else 0.0
 
 
-def delays(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def delays(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Round trips with a delay, beside those without, in turns."""
     names = {"1ms": 1.0, "10ms": 10.0, "100ms": 100.0, "300ms": 300.0}
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -152,13 +157,13 @@ def delays(link: ShapedLink, plan: Plan) -> Iterator[Row]:
         )
 
 
-def losses(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def losses(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Shares of numbered datagrams, and lengths of bursts."""
     count = plan.datagrams
     for way in WAYS:
         for name, share in (("0.1%", 0.001), ("1%", 0.01), ("5%", 0.05), ("20%", 0.2)):
             link.shape(**{way: f"loss {name}"})
-            lost = count - len({row[0] for row in link.datagrams(way, count, 64, 10_000)})
+            lost = count - len({row[0] for row in link.datagrams(way, count, 64, plan.pace)})
             low, high = figures.binomial_interval(count, share)
             yield Row(
                 line="loss",
@@ -168,7 +173,7 @@ def losses(link: ShapedLink, plan: Plan) -> Iterator[Row]:
                 met=low <= lost <= high,
             )
         link.shape(**{way: "loss gemodel 1% 20%"})
-        numbers = {row[0] for row in link.datagrams(way, count, 64, 10_000)}
+        numbers = {row[0] for row in link.datagrams(way, count, 64, plan.pace)}
         bursts = _bursts(numbers, count)
         square, freedom = figures.geometric_fit(bursts, 0.2)
         bound = figures.chi_square_bound(freedom)
@@ -193,7 +198,7 @@ def _bursts(arrived: set[int], count: int) -> list[int]:
     return lengths
 
 
-def jitters(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def jitters(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Times on the way against the distribution that was ordered."""
     link.shape()
     plain = figures.middle([row[1] for row in link.datagrams("up", 500, 64, 500)]) / 1e6
@@ -246,12 +251,12 @@ def _cdf_of_samples(name: str) -> Callable[[float], float]:
     return lambda value: bisect.bisect_right(times, value) / len(times)
 
 
-def others(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def others(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Duplicates, reordering, corruption."""
     count = max(2000, plan.datagrams // 5)
     for way in WAYS:
         link.shape(**{way: "duplicate 2%"})
-        rows = link.datagrams(way, count, 64, 5000)
+        rows = link.datagrams(way, count, 64, plan.pace / 2)
         low, high = figures.binomial_interval(count, 0.02)
         yield Row(
             line="duplicate",
@@ -261,7 +266,7 @@ def others(link: ShapedLink, plan: Plan) -> Iterator[Row]:
             met=low <= len(rows) - count <= high,
         )
         link.shape(**{way: "delay 20ms reorder 5%"})
-        rows = link.datagrams(way, count, 64, 2000)
+        rows = link.datagrams(way, count, 64, plan.pace / 5)
         early = sum(row[1] < 10_000 for row in rows)
         low, high = figures.binomial_interval(count, 0.05)
         yield Row(
@@ -272,7 +277,7 @@ def others(link: ShapedLink, plan: Plan) -> Iterator[Row]:
             met=low <= early <= high and len(rows) == count,
         )
     link.shape(down="corrupt 3%")
-    found = link.frames(count, 400, 5000)
+    found = link.frames(count, 400, plan.pace / 2)
     low, high = figures.binomial_interval(count, 0.03)
     yield Row(
         line="corrupt",
@@ -284,7 +289,7 @@ def others(link: ShapedLink, plan: Plan) -> Iterator[Row]:
     )
 
 
-def queues(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def queues(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """A ping beside a bulk flow at 10 Mbit/s."""
     for queue in ("fq_codel", "codel", "droptail"):
         link.shape()
@@ -307,7 +312,7 @@ def queues(link: ShapedLink, plan: Plan) -> Iterator[Row]:
         )
 
 
-def traces(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def traces(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """What arrives of a trace of opportunities, at each 100 ms, beside the same in virtual time."""
     seconds = plan.seconds
     # A link that swings between 2 and 12 Mbit/s, once in three seconds, and is silent for 300 ms of each.
@@ -353,7 +358,7 @@ def traces(link: ShapedLink, plan: Plan) -> Iterator[Row]:
     )
 
 
-def impaired(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def impaired(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """TCP over a bad link: whole, and as fast as the formulas say."""
     rtt, loss, rate = 0.1, 0.02, 1e6
     segment = TCP_PAYLOAD * 8
@@ -378,7 +383,7 @@ def impaired(link: ShapedLink, plan: Plan) -> Iterator[Row]:
         )
 
 
-def curves_of_loss(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def curves_of_loss(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Throughput of CUBIC against loss, at 20 Mbit/s and 40 ms."""
     rtt, rate = 0.04, 2e7
     shares = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -403,7 +408,7 @@ def curves_of_loss(link: ShapedLink, plan: Plan) -> Iterator[Row]:
     ]
 
 
-def switched_off(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def switched_off(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Throughput before and after, and what an idle shaper costs."""
     ratios: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(max(3, plan.runs)):
@@ -440,7 +445,7 @@ def switched_off(link: ShapedLink, plan: Plan) -> Iterator[Row]:
     )
 
 
-def _cpu(link: ShapedLink) -> float:
+def _cpu(link: AnyLink) -> float:
     """Seconds that the gateway ran, to the nanosecond."""
     return int(Path(f"/proc/{link.pid}/schedstat").read_text().split()[0]) / 1e9
 
@@ -457,7 +462,7 @@ CHANGES = (
 """None of them loses a packet."""
 
 
-def changes(link: ShapedLink, plan: Plan) -> Iterator[Row]:
+def changes(link: AnyLink, plan: Plan) -> Iterator[Row]:
     """Changes while eight flows run either way."""
     count, seconds = plan.changes, plan.change_seconds
     link.shape()
@@ -483,7 +488,7 @@ def changes(link: ShapedLink, plan: Plan) -> Iterator[Row]:
     )
 
 
-LINES: dict[str, Callable[[ShapedLink, Plan], Iterator[Row]]] = {
+LINES: dict[str, Callable[[AnyLink, Plan], Iterator[Row]]] = {
     "rate": rates,
     "delay": delays,
     "loss": losses,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import Tunstack
-from bench.sandbox import SERVER_ADDRESS, BenchError, wait_until
+from bench.sandbox import SERVER_ADDRESS, BenchError, Guest, wait_until
 from tunstack.api.client import ask
 
 PROBE = str(Path(__file__).with_name("probe.py"))
@@ -23,7 +23,72 @@ IPERF_PORT = 5201
 _SHAPING = "/v1/guests/1/shaping"
 
 
-class ShapedLink(Tunstack):
+class Probed:
+    """What has a guest, and can be probed from there.
+
+    Attributes:
+        target: what answers pings.
+        interface: of the guest.
+    """
+
+    guest: Guest
+    target = GATEWAY
+    interface = "tap0"
+
+    def in_guest(self, *words: object, seconds: float) -> Any:
+        """What the probe finds in the guest."""
+        return _result(self.guest.command(sys.executable, "-I", PROBE, *map(str, words)), seconds)
+
+    def ping(self, count: int, gap: float) -> list[float]:
+        """Round trips in milliseconds."""
+        found = self.in_guest("ping", self.target, count, gap, seconds=count * gap + 30)
+        times: list[float] = found["times"]
+        return times
+
+    def datagrams(self, way: str, count: int, size: int, rate: float) -> list[tuple[int, float, float, int]]:
+        """What arrives of `count` datagrams of `size` bytes, `rate` a second; see `probe`."""
+        seconds = count / rate + 60
+        if way == "up":
+            with _beside("sink", SERVER_ADDRESS, PORT) as sink:
+                self.in_guest("send", SERVER_ADDRESS, PORT, count, size, rate, seconds=seconds)
+                out, _ = sink.communicate(timeout=seconds)
+            rows = json.loads(out.splitlines()[-1])["rows"]
+        else:
+            with _beside("source", SERVER_ADDRESS, PORT):
+                found = self.in_guest("fetch", SERVER_ADDRESS, PORT, count, size, rate, seconds=seconds)
+            rows = found["rows"]
+        return [tuple(row) for row in rows]
+
+    def frames(self, count: int, size: int, rate: float) -> dict[str, int]:
+        """Of so many datagrams down: the frames that arrive, the broken ones, the datagrams delivered."""
+        with _beside("source", SERVER_ADDRESS, PORT):
+            words = ("frames", self.interface, SERVER_ADDRESS, PORT, count, size, rate)
+            found: dict[str, int] = self.in_guest(*words, seconds=count / rate + 60)
+        return found
+
+    @contextlib.contextmanager
+    def iperf3(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """A client in the guest, with its server beside it."""
+        address = ("--bind", SERVER_ADDRESS, "--port", str(IPERF_PORT))
+        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
+        with subprocess.Popen(
+            ["iperf3", "--server", "--one-off", "-J", *address], stdout=subprocess.DEVNULL, **quiet
+        ) as server:  # type: ignore[call-overload]
+            try:
+                time.sleep(0.3)
+                client = ("iperf3", "-c", SERVER_ADDRESS, "-p", str(IPERF_PORT), "-J", *options)
+                with subprocess.Popen(
+                    self.guest.command(*client), stdout=subprocess.PIPE, **quiet
+                ) as process:  # type: ignore[call-overload]
+                    try:
+                        yield process
+                    finally:
+                        process.kill()
+            finally:
+                server.kill()
+
+
+class ShapedLink(Probed, Tunstack):
     """tunstack, with a control socket of its own."""
 
     def __init__(self, mtu: int = 1500) -> None:
@@ -55,60 +120,6 @@ class ShapedLink(Tunstack):
     def slices(self) -> int:
         """How often it was put on a processor, so far."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[2])
-
-    # probes
-
-    def in_guest(self, *words: object, seconds: float) -> Any:
-        """What the probe finds in the guest."""
-        return _result(self.guest.command(sys.executable, "-I", PROBE, *map(str, words)), seconds)
-
-    def ping(self, count: int, gap: float) -> list[float]:
-        """Round trips to the gateway in milliseconds."""
-        found = self.in_guest("ping", GATEWAY, count, gap, seconds=count * gap + 30)
-        times: list[float] = found["times"]
-        return times
-
-    def datagrams(self, way: str, count: int, size: int, rate: float) -> list[tuple[int, float, float, int]]:
-        """What arrives of `count` datagrams of `size` bytes, `rate` a second; see `probe`."""
-        seconds = count / rate + 60
-        if way == "up":
-            with _beside("sink", SERVER_ADDRESS, PORT) as sink:
-                self.in_guest("send", SERVER_ADDRESS, PORT, count, size, rate, seconds=seconds)
-                out, _ = sink.communicate(timeout=seconds)
-            rows = json.loads(out.splitlines()[-1])["rows"]
-        else:
-            with _beside("source", SERVER_ADDRESS, PORT):
-                found = self.in_guest("fetch", SERVER_ADDRESS, PORT, count, size, rate, seconds=seconds)
-            rows = found["rows"]
-        return [tuple(row) for row in rows]
-
-    def frames(self, count: int, size: int, rate: float) -> dict[str, int]:
-        """Of so many datagrams down: the frames that arrive, the broken ones, the datagrams delivered."""
-        with _beside("source", SERVER_ADDRESS, PORT):
-            words = ("frames", "tap0", SERVER_ADDRESS, PORT, count, size, rate)
-            found: dict[str, int] = self.in_guest(*words, seconds=count / rate + 60)
-        return found
-
-    @contextlib.contextmanager
-    def iperf3(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """A client in the guest, with its server beside it."""
-        address = ("--bind", SERVER_ADDRESS, "--port", str(IPERF_PORT))
-        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
-        with subprocess.Popen(
-            ["iperf3", "--server", "--one-off", "-J", *address], stdout=subprocess.DEVNULL, **quiet
-        ) as server:  # type: ignore[call-overload]
-            try:
-                time.sleep(0.3)
-                client = ("iperf3", "-c", SERVER_ADDRESS, "-p", str(IPERF_PORT), "-J", *options)
-                with subprocess.Popen(
-                    self.guest.command(*client), stdout=subprocess.PIPE, **quiet
-                ) as process:  # type: ignore[call-overload]
-                    try:
-                        yield process
-                    finally:
-                        process.kill()
-            finally:
-                server.kill()
 
 
 def report_of(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:

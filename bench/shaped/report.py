@@ -16,6 +16,7 @@ from bench.report import machine
 from bench.sandbox import BenchError
 from bench.shaped.lines import LINES, Plan, Row
 from bench.shaped.link import ShapedLink
+from bench.shaped.netem import NetemLink
 
 AXES = {
     "delay": ("delay on the wire [ms]", "share of packets that took less", None),
@@ -25,14 +26,20 @@ AXES = {
 _DROPPED = re.compile(r"dropped: (.*)")
 
 
-def run(names: Sequence[str], plan: Plan, out: Path | None, tell: Callable[[str], None]) -> tuple[str, bool]:
+def run(
+    names: Sequence[str],
+    plan: Plan,
+    out: Path | None,
+    tell: Callable[[str], None],
+    make: Callable[[], ShapedLink | NetemLink] = ShapedLink,
+) -> tuple[str, bool]:
     """Measure `names`; returns the report, and whether every bound was met. Writes into `out` as it goes."""
     rows: list[Row] = []
     errors: list[str] = []
     about = machine(("tunstack",))
     for name in names:
         start = time.monotonic()
-        link = ShapedLink()
+        link = make()
         with contextlib.closing(link):
             try:
                 for row in LINES[name](link, plan):
