@@ -1,4 +1,4 @@
-"""The stage that delays packets, and reorders them by letting some go at once."""
+"""The stage that delays packets, and reorders them by letting some go at once; and the base of its like."""
 
 from __future__ import annotations
 
@@ -55,60 +55,20 @@ class Normal:
         return max(0.0, self._gauss(self.seconds, self.jitter))
 
 
-class Delay(Stage):
-    """Holds each packet for as long as `draw` says, any number of them at once.
+class Holding(Stage):
+    """The base of stages that know when a packet leaves as soon as it comes, in whatever order.
 
-    Packets that are due at the same time leave in the order in which they came. Those for which `reorder`
-    says so are not delayed at all and so overtake the ones that are, as netem's `reorder` has it. With
-    `keep_order` a packet waits at least as long as the one before it, so that a draw that varies
-    does not let packets overtake one another.
+    Packets that are due at the same time leave in the order in which they came.
     """
 
-    __slots__ = (
-        "_bytes",
-        "_count",
-        "_draw",
-        "_held",
-        "_keep_order",
-        "_latest",
-        "_memory",
-        "_reorder",
-        "reordered",
-    )
+    __slots__ = ("_bytes", "_count", "_held", "_memory")
 
-    kind: ClassVar[str] = "delay"
-
-    def __init__(
-        self, draw: Draw, memory: Memory, reorder: Chance | None = None, *, keep_order: bool = False
-    ) -> None:
+    def __init__(self, memory: Memory) -> None:
         super().__init__()
-        self._keep_order = keep_order
-        self._latest = float("-inf")
-        self._draw = draw
         self._memory = memory
-        self._reorder = reorder
         self._held: list[tuple[float, int, float, Packet]] = []
         self._count = 0
         self._bytes = 0
-        self.reordered = 0
-        """Packets that were sent at once."""
-
-    def push(self, packet: Packet, at: float) -> None:
-        """See `Stage`."""
-        self.received += 1
-        if not self._memory.take(packet):
-            self._drop(packet, DropReason.SHAPING_MEMORY)
-            return
-        if self._reorder is not None and self._reorder():
-            self.reordered += 1
-            due = at
-        else:
-            due = at + self._draw()
-            if self._keep_order:
-                self._latest = due = max(due, self._latest)
-        self._bytes += len(packet)
-        self._count += 1
-        heapq.heappush(self._held, (due, self._count, at, packet))
 
     def advance(self, now: float) -> None:
         """See `Stage`."""
@@ -136,21 +96,7 @@ class Delay(Stage):
             self._memory.give(packet)
         self._held.clear()
         self._bytes = 0
-        self._latest = float("-inf")
         return packets
-
-    def adopt(self, packets: Iterable[tuple[float, float, Packet]]) -> None:
-        """Take what another delay has given up; each packet stays due when it was."""
-        for due, since, packet in packets:
-            self.received += 1
-            if not self._memory.take(packet):
-                self._drop(packet, DropReason.SHAPING_MEMORY)
-                continue
-            if self._keep_order:
-                self._latest = max(due, self._latest)
-            self._bytes += len(packet)
-            self._count += 1
-            heapq.heappush(self._held, (due, self._count, since, packet))
 
     @property
     def queued(self) -> int:
@@ -161,3 +107,64 @@ class Delay(Stage):
     def queued_bytes(self) -> int:
         """See `Stage`."""
         return self._bytes
+
+    def _hold(self, packet: Packet, since: float, due: float) -> None:
+        """Hold `packet`, which has been taken from the memory."""
+        self._bytes += len(packet)
+        self._count += 1
+        heapq.heappush(self._held, (due, self._count, since, packet))
+
+
+class Delay(Holding):
+    """Holds each packet for as long as `draw` says, any number of them at once.
+
+    Those for which `reorder` says so are not delayed at all and so overtake the ones that are, as netem's
+    `reorder` has it. With `keep_order` a packet waits at least as long as the one before it, so that a
+    draw that varies does not let packets overtake one another.
+    """
+
+    __slots__ = ("_draw", "_keep_order", "_latest", "_reorder", "reordered")
+
+    kind: ClassVar[str] = "delay"
+
+    def __init__(
+        self, draw: Draw, memory: Memory, reorder: Chance | None = None, *, keep_order: bool = False
+    ) -> None:
+        super().__init__(memory)
+        self._keep_order = keep_order
+        self._latest = float("-inf")
+        self._draw = draw
+        self._reorder = reorder
+        self.reordered = 0
+        """Packets that were sent at once."""
+
+    def push(self, packet: Packet, at: float) -> None:
+        """See `Stage`."""
+        self.received += 1
+        if not self._memory.take(packet):
+            self._drop(packet, DropReason.SHAPING_MEMORY)
+            return
+        if self._reorder is not None and self._reorder():
+            self.reordered += 1
+            due = at
+        else:
+            due = at + self._draw()
+            if self._keep_order:
+                self._latest = due = max(due, self._latest)
+        self._hold(packet, at, due)
+
+    def hand_over(self) -> list[tuple[float, float, Packet]]:
+        """See `Holding`."""
+        self._latest = float("-inf")
+        return super().hand_over()
+
+    def adopt(self, packets: Iterable[tuple[float, float, Packet]]) -> None:
+        """Take what another delay has given up; each packet stays due when it was."""
+        for due, since, packet in packets:
+            self.received += 1
+            if not self._memory.take(packet):
+                self._drop(packet, DropReason.SHAPING_MEMORY)
+                continue
+            if self._keep_order:
+                self._latest = max(due, self._latest)
+            self._hold(packet, since, due)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from typing import ClassVar
 
 from tunstack.errors import DropReason
+from tunstack.link.shaping.delay import Holding
 from tunstack.link.shaping.fq_codel import flow_key
 from tunstack.link.shaping.rate import Steady
 from tunstack.link.shaping.stage import Memory, Stage
@@ -47,7 +47,7 @@ class Quota(Stage):
             self._forward(packet, at)
 
 
-class FlowRate(Stage):
+class FlowRate(Holding):
     """Sends each flow at `bits_per_second` at the most, as if it had a link of its own.
 
     What would wait longer than `LONGEST`, and behind more than `FLOOR` bytes, is dropped.
@@ -56,19 +56,15 @@ class FlowRate(Stage):
         l2: packets begin with an Ethernet header.
     """
 
-    __slots__ = ("_bytes", "_count", "_flows", "_held", "_longest", "_memory", "_rate", "l2")
+    __slots__ = ("_flows", "_longest", "_rate", "l2")
 
     kind: ClassVar[str] = "perflow"
 
     def __init__(self, bits_per_second: float, memory: Memory) -> None:
-        super().__init__()
+        super().__init__(memory)
         self._rate = bits_per_second
         self._longest = max(LONGEST, FLOOR * 8 / bits_per_second)
-        self._memory = memory
         self._flows: OrderedDict[bytes, tuple[Steady, float]] = OrderedDict()
-        self._held: list[tuple[float, int, float, Packet]] = []
-        self._count = 0
-        self._bytes = 0
         self.l2 = False
 
     def push(self, packet: Packet, at: float) -> None:
@@ -81,52 +77,10 @@ class FlowRate(Stage):
             if len(self._flows) >= FLOWS:
                 self._flows.popitem(last=False)
         if free - at > self._longest:
-            self._flows[key] = (service, free)
             self._drop(packet, DropReason.SHAPING_QUEUE_FULL)
         elif not self._memory.take(packet):
-            self._flows[key] = (service, free)
             self._drop(packet, DropReason.SHAPING_MEMORY)
         else:
-            due = service.finish(max(at, free), len(packet))
-            self._flows[key] = (service, due)
-            self._count += 1
-            self._bytes += len(packet)
-            heapq.heappush(self._held, (due, self._count, at, packet))
-
-    def advance(self, now: float) -> None:
-        """See `Stage`."""
-        held = self._held
-        while held and held[0][0] <= now:
-            due, _, since, packet = heapq.heappop(held)
-            self._bytes -= len(packet)
-            self._memory.give(packet)
-            self._waited(due - since)
-            self._forward(packet, due)
-
-    def next_timeout(self) -> float | None:
-        """See `Stage`."""
-        return self._held[0][0] if self._held else None
-
-    def clear(self) -> None:
-        """See `Stage`."""
-        for packet in self.hand_over():
-            self._drop(packet, DropReason.SHAPING_DETACHED)
-
-    def hand_over(self) -> list[Packet]:
-        """Give up what is held, in the order in which it would leave."""
-        packets = [packet for _, _, _, packet in sorted(self._held)]
-        for packet in packets:
-            self._memory.give(packet)
-        self._held.clear()
-        self._bytes = 0
-        return packets
-
-    @property
-    def queued(self) -> int:
-        """See `Stage`."""
-        return len(self._held)
-
-    @property
-    def queued_bytes(self) -> int:
-        """See `Stage`."""
-        return self._bytes
+            free = service.finish(max(at, free), len(packet))
+            self._hold(packet, at, free)
+        self._flows[key] = (service, free)

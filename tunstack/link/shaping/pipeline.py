@@ -122,11 +122,12 @@ class Pipeline:
                 else:
                     self._pass_on([packet for _, _, packet in stage.hand_over()], now, behind="delay")
             elif isinstance(stage, FlowRate):
+                packets = [packet for _, _, packet in stage.hand_over()]
                 if isinstance(heir, FlowRate):
-                    for packet in stage.hand_over():
+                    for packet in packets:
                         heir.push(packet, now)
                 else:
-                    self._pass_on(stage.hand_over(), now, behind="perflow")
+                    self._pass_on(packets, now, behind="perflow")
             elif isinstance(stage, Quota):
                 if isinstance(heir, Quota):
                     heir.used += stage.used
