@@ -20,6 +20,7 @@ from tunstack.api import acceptor, control
 from tunstack.api.acceptor import Acceptor
 from tunstack.api.client import ApiError, ask
 from tunstack.api.control import control_socket, running, runtime_directory
+from tunstack.packet import Packet
 
 SHAPING = "/v1/guests/1/shaping"
 
@@ -154,6 +155,19 @@ async def test_shaping_is_told_and_changed(client: Client) -> None:
     after = await client("PATCH", body={"up": None, "link": "up"})
     assert (after["up"], after["stages"], after["link"]) == (None, {}, "up")
     assert await client("PATCH", body={}) == after
+
+
+async def test_statistics_tell_what_was_dropped_and_why(client: Client) -> None:
+    await client("PATCH", body={"up": "loss pattern 01 quota 100b delay 0s rate 1mbit"})
+    shaper = client.gateway.engine.shaper
+    assert shaper is not None and shaper.up is not None
+    for _ in range(4):
+        shaper.up.push(Packet(bytes(60)), trio.current_time())
+    loss, quota, rate = (await client("GET"))["stages"]["up"]
+    assert (loss["stage"], loss["received"], loss["sent"]) == ("loss", 4, 2)
+    assert loss["dropped"] == {"shaping-loss": 2}
+    assert quota["dropped"] == {"shaping-quota": 1}
+    assert (rate["queued"], rate["queued_bytes"]) == (1, 60)
 
 
 async def test_a_scenario_is_followed_until_it_is_stopped(client: Client) -> None:

@@ -28,6 +28,7 @@ from tunstack.ip.addresses import format_address
 from tunstack.link.shaping.profiles import find
 from tunstack.link.shaping.scenario import Scenario
 from tunstack.link.shaping.spec import ShapeSpec
+from tunstack.link.shaping.stage import StageStatistics
 
 MAX_BODY = 1 << 20
 """Bytes of a request's body."""
@@ -124,7 +125,7 @@ class _Api:
         gateway = self._gateway
         words = {name: None if spec is None else str(spec) for name, spec in gateway.shaping.items()}
         stages = {
-            name: [msgspec.convert(stage, StageReport, from_attributes=True) for stage in pipeline]
+            name: [_stage(stage) for stage in pipeline]
             for name, pipeline in gateway.shaping_statistics().items()
         }
         return Shaping(
@@ -136,6 +137,12 @@ class _Api:
             stages=stages,
             link_down=gateway.stack.drops[DropReason.LINK_DOWN],
         )
+
+
+def _stage(stage: StageStatistics) -> StageReport:
+    fields = {field: getattr(stage, field) for field in StageReport.__struct_fields__}
+    dropped = {reason.value: count for reason, count in stage.dropped.items()}
+    return StageReport(**{**fields, "dropped": dropped})
 
 
 async def _body(request: Request) -> bytes:
