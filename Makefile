@@ -20,6 +20,11 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
+# Tests outside of namespaces keep no time and share nothing: as many at once as there are processors.
+WORKERS ?= --dist worksteal --tx '$(shell nproc 2>/dev/null || echo 1)*popen//python=$(BIN)/python -bb'
+# With options of one's own one of the two runs may have nothing to do, which is status 5.
+NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
+
 # What an installation depends on; a stamp for each set of extras lies in the environment.
 INPUTS := pyproject.toml setup.py tunstack/native/build_native.py $(wildcard tunstack/native/csrc/*)
 
@@ -54,7 +59,8 @@ demo: $(VENV)/.with-nothing
 
 test: $(VENV)/.with-test
 	@test "$$(id -u)" = 0 || echo "make test: not root, so tests in network namespaces are skipped; run them with: sudo make test"
-	$(BIN)/python -bb -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -bb -m pytest -m "not slow and not netns" $(WORKERS) $(PYTEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -bb -m pytest -m "netns and not slow" $(PYTEST_ARGS) $(NONE_IS_FINE)
 
 slow: $(VENV)/.with-test
 	@test "$$(id -u)" = 0 || echo "make slow: not root, so tests in network namespaces are skipped; run them with: sudo make slow"

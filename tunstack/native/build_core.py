@@ -3,7 +3,7 @@
 `setup.py` takes `extensions` from here. Connections are opened, closed and repaired in Python, in several
 hundred small functions of which none stands out; compiled they take about half of the time. What is
 compiled behaves as what is interpreted, but that types are checked where values cross its border, that
-classes made elsewhere cannot inherit from its classes, and that functions cannot be replaced from outside.
+classes made elsewhere cannot inherit from its classes but for `OPEN`, and that functions cannot be replaced from outside.
 
 Left out are what tests replace or inherit from, what cffi makes without types, exceptions and enumerations,
 which mypyc has no native form for, and all that does not run for each packet or connection.
@@ -24,6 +24,8 @@ MODULES = (
 )
 LEFT_OUT = ("tcp/isn.py",)
 """Tests steer the sequence numbers."""
+OPEN = ("tunstack.link.shaping.stage.Stage",)
+"""Classes that say so themselves, by `mypyc_attr`: others may inherit from them."""
 GROUP = "tunstack"
 """The one library behind all of them is the top-level module `tunstack__mypyc`."""
 
