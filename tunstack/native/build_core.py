@@ -3,7 +3,8 @@
 `setup.py` takes `extensions` from here. Connections are opened, closed and repaired in Python, in several
 hundred small functions of which none stands out; compiled they take about half of the time. What is
 compiled behaves as what is interpreted, but that types are checked where values cross its border, that
-classes made elsewhere cannot inherit from its classes but for `OPEN`, and that functions cannot be replaced from outside.
+classes made elsewhere cannot inherit from its classes but for `OPEN`, and that functions cannot be replaced
+from outside.
 
 Left out are what tests replace or inherit from, what cffi makes without types, exceptions and enumerations,
 which mypyc has no native form for, and all that does not run for each packet or connection.
