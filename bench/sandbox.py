@@ -11,6 +11,7 @@ that root owns, unless it is started in a user namespace other than the first.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -50,6 +51,19 @@ class BenchError(Exception):
     """Something that the measurement needs did not work; the message is one sentence."""
 
 
+@functools.cache
+def user_namespace() -> tuple[str, ...]:
+    """The options of unshare(1) for a user namespace; none where root may not have one: in a chroot.
+
+    pasta does not work there, and all else does.
+    """
+    options = ("--user", "--map-root-user")
+    if os.geteuid() != 0:
+        return options
+    done = subprocess.run(["unshare", *options, "true"], capture_output=True, check=False)
+    return options if done.returncode == 0 else ()
+
+
 def inside() -> bool:
     """Whether this process is already the one inside the namespaces."""
     return _MARK in os.environ and os.getpid() == 1
@@ -60,7 +74,7 @@ def reenter(arguments: list[str]) -> int:
     # The death signals chain: this process -> unshare -> process 1 -> all of its namespace.
     command = [
         *("setpriv", "--pdeathsig", "KILL", "--"),
-        *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"),
+        *("unshare", *user_namespace(), "--net", "--mount", "--pid", "--fork"),
         *("--mount-proc", "--kill-child=KILL", "--"),
         *(sys.executable, "-c", _AGAIN, str(Path(__file__).parents[1]), *arguments),
     ]
@@ -136,7 +150,7 @@ class Guest:
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
-            ["unshare", "--user", "--map-root-user", "--net", "--", "sleep", "infinity"],
+            ["unshare", *user_namespace(), "--net", "--", "sleep", "infinity"],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -153,10 +167,8 @@ class Guest:
 
     def command(self, *command: str) -> list[str]:
         """The command line that runs `command` in this namespace."""
-        return [
-            *("nsenter", "--target", str(self.pid), "--user", "--preserve-credentials", "--net", "--"),
-            *command,
-        ]
+        user = ("--user", "--preserve-credentials") if user_namespace() else ()
+        return ["nsenter", "--target", str(self.pid), *user, "--net", "--", *command]
 
     def run(self, *command: str) -> str:
         """Run a set-up command in the namespace."""

@@ -24,6 +24,8 @@ class NetemLink(Probed, Veth):
     def __init__(self, mtu: int = 1500) -> None:
         super().__init__(mtu)
         self.target = SERVER_ADDRESS
+        self._is_open = True
+        self.guest.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
         # As a TAP of ours: what is shaped is what a wire would carry.
         for command in (("ethtool", "-K", self._name), (*self.guest.command("ethtool"), "-K", "eth0")):
             run(*command, "tso", "off", "gso", "off", "gro", "off")
@@ -42,6 +44,13 @@ class NetemLink(Probed, Veth):
                 add = ("tc", "qdisc", "replace", "dev", device, "root", "netem", *limit, *words.split())
                 run(*prefix, *add)
         return {}
+
+    def close(self) -> str:
+        """Take all down; nothing the second time."""
+        if self._is_open:
+            self._is_open = False
+            super().close()
+        return ""
 
     def run_delay(self) -> float:
         """Nobody knows: netem is a part of the kernel."""
