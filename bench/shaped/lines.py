@@ -15,7 +15,7 @@ from bench import throughput
 from bench.shaped import figures
 from bench.shaped.link import ShapedLink, report_of
 from bench.shaped.netem import NetemLink
-from tunstack.gateway.traces import load
+from tunstack.gateway.files import read
 from tunstack.link.shaping import laws
 from tunstack.link.shaping.pipeline import build
 from tunstack.link.shaping.spec import ShapeSpec
@@ -330,7 +330,7 @@ def traces(link: AnyLink, plan: Plan) -> Iterator[Row]:
         words = f"trace {file} limit 100"
         link.shape(up=words)
         rows = link.datagrams("up", int(offered * seconds), size, offered)
-        model = build(ShapeSpec.parse(words), 0, load=load)
+        model = build(ShapeSpec.parse(words), 0, read=read)
         for number in range(int(offered * seconds)):
             model.push(Packet(bytes(size + 42)), number / offered)
         exact = [at for at, _ in model.pop_timed(1e6)]

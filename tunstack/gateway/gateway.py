@@ -352,13 +352,13 @@ class Gateway(VirtualHost):
         return self._scenario is not None
 
     def _shape(self, up: ShapeSpec | None, down: ShapeSpec | None, *, is_cut: bool = False) -> None:
-        from tunstack.gateway.traces import load
+        from tunstack.gateway.files import read
         from tunstack.link.shaping.shaper import Shaper
 
         before, shaper = self.shaping, self.engine.shaper
         if shaper is None:
             seed = random.SystemRandom().getrandbits(64)
-            shaper = Shaper(up, down, seed, self._limits, self.stack.drops, load)
+            shaper = Shaper(up, down, seed, self._limits, self.stack.drops, read)
         else:
             self.engine.change_shape(up, down)
         if is_cut and not shaper.is_cut:

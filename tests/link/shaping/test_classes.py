@@ -13,7 +13,7 @@ from tunstack.limits import DEFAULT_LIMITS
 from tunstack.link.shaping import flows
 from tunstack.link.shaping.classes import Classes, Shaped, build_classes, inherit, release
 from tunstack.link.shaping.matching import NOTHING, Match, Matcher, look
-from tunstack.link.shaping.pipeline import build, load_none
+from tunstack.link.shaping.pipeline import build, read_none
 from tunstack.link.shaping.spec import ShapeError, ShapeSpec
 from tunstack.packet import Packet
 from tunstack.testing.packets import Arp, Ethernet, Icmp, Ipv4, Ipv6, Raw, Tcp, Udp, emit
@@ -133,7 +133,7 @@ def test_each_mistake_has_its_sentence(text: str, sentence: str) -> None:
 
 
 def shaped(words: str, up: bool = True, drops: DropCounters | None = None) -> Shaped:
-    return build_classes(ShapeSpec.parse(words), 1, DEFAULT_LIMITS, drops, load_none, up=up)
+    return build_classes(ShapeSpec.parse(words), 1, DEFAULT_LIMITS, drops, read_none, up=up)
 
 
 def test_the_first_class_that_fits_has_the_packet_and_all_leave_in_order_of_time() -> None:

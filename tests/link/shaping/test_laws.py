@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pathlib
 import random
 import statistics
 from bisect import bisect_left, bisect_right
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunstack.gateway.files import read
 from tunstack.link.shaping.chances import Bursts, FourStates, Gap, Markov, Numbered
 from tunstack.link.shaping.laws import Correlated, Measured
 from tunstack.link.shaping.pipeline import Pipeline, build
-from tunstack.link.shaping.spec import ShapeSpec
+from tunstack.link.shaping.spec import ShapeError, ShapeSpec
 from tunstack.packet import Packet
 
 N = 100_000
@@ -216,3 +218,33 @@ def test_ordered_packets_do_not_overtake() -> None:
             pipeline.push(Packet(number.to_bytes(4, "big")), number * 0.001)
         numbers = [int.from_bytes(packet.head, "big") for packet in pipeline.pop(1e6)]
         assert (numbers == sorted(numbers)) is ordered
+
+
+def test_a_table_of_iproute2_is_the_distribution_that_it_was_made_of(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "Normal.dist"
+    ranks = [statistics.NormalDist().inv_cdf((rank + 0.5) / 4096) for rank in range(4096)]
+    lines = [" ".join(str(round(8192 * one)) for one in ranks[at : at + 8]) for at in range(0, 4096, 8)]
+    file.write_text("# a comment\n" + "\n".join(lines) + "\n")
+    words = f"delay 100ms 10ms table {file} seed 3"
+    assert str(ShapeSpec.parse(words)) == words
+    pipeline = build(ShapeSpec.parse(words), 0, read=read)
+    for _ in range(20_000):
+        pipeline.push(Packet(b"x"), 0.0)
+    times = sorted(at for at, _ in pipeline.pop_timed(10.0))
+    law = statistics.NormalDist(0.1, 0.01)
+    distance = max(abs(law.cdf(at) - (rank + 0.5) / 20_000) for rank, at in enumerate(times))
+    assert distance * math.sqrt(20_000) < 1.949
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "there are no values"), ("# only\n", "there are no values"), ("1\n2 x\n", "line 2: a value: 'x'")],
+)
+def test_what_is_no_table_is_refused_with_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ShapeError, match=f"table: 'file': {sentence}"):
+        build(ShapeSpec.parse("delay 9ms 1ms table file"), 0, read=lambda name: text)
+    with pytest.raises(ShapeError, match="table: nobody reads 'file' here"):
+        build(ShapeSpec.parse("delay 9ms 1ms table file"), 0)
+    for words in ("delay 9ms table file", "delay 9ms 1ms table", "delay 9ms 1ms table loss 1%"):
+        with pytest.raises(ShapeError):
+            ShapeSpec.parse(words)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunstack.gateway.traces import load
+from tunstack.gateway.files import read
 from tunstack.link.shaping.pipeline import Pipeline, build
 from tunstack.link.shaping.rate import DropTail, Rate
 from tunstack.link.shaping.spec import ShapeSpec
@@ -113,7 +113,7 @@ def test_a_rate_that_changes_sends_what_its_integral_allows(
 def test_rate_delay_and_loss_follow_one_clock(tmp_path: Path) -> None:
     file = tmp_path / "Link.csv"
     file.write_text("time, rate, delay, loss\n0, 80kbit, 10ms, 0\n1s, 8000, 0.5, 100%\n2, 1mbit, 0ms, 0%\n")
-    pipeline = build(ShapeSpec.parse(f"trace {file}"), 0, load=load)
+    pipeline = build(ShapeSpec.parse(f"trace {file}"), 0, read=read)
     for at in (100.0, 100.5, 101.5, 102.5):
         pipeline.push(Packet(bytes(100)), at)
     assert [at for at, _ in pipeline.pop_timed(1e9)] == pytest.approx([100.02, 100.52, 102.5008])
@@ -123,8 +123,8 @@ def test_rate_delay_and_loss_follow_one_clock(tmp_path: Path) -> None:
 def test_the_queue_of_a_trace_holds_a_tenth_of_a_second(tmp_path: Path) -> None:
     file = tmp_path / "steady"
     file.write_text("\n".join(map(str, range(1, 101))))
-    assert load(str(file)).rate == OPPORTUNITY * 8000
-    pipeline = build(ShapeSpec.parse(f"trace {file}"), 0, load=load)
+    assert parse(read(str(file))).rate == OPPORTUNITY * 8000
+    pipeline = build(ShapeSpec.parse(f"trace {file}"), 0, read=read)
     for _ in range(200):
         pipeline.push(Packet(bytes(1504)), 1.0)
     (statistics,) = pipeline.statistics()
@@ -172,15 +172,15 @@ def test_any_text_is_a_trace_or_one_sentence(text: str) -> None:
 
 def test_files_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="No such file"):
-        load(str(tmp_path / "none"))
+        read(str(tmp_path / "none"))
     with pytest.raises(ShapeError, match="Is a directory"):
-        load(str(tmp_path))
+        read(str(tmp_path))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ShapeError, match="is not text"):
-        load(str(tmp_path / "binary"))
+        read(str(tmp_path / "binary"))
     (tmp_path / "bad").write_text("5\n4\n")
     with pytest.raises(ShapeError, match=r"trace: '.*bad': line 2"):
-        build(ShapeSpec.parse(f"trace {tmp_path / 'bad'}"), 0, load=load)
+        build(ShapeSpec.parse(f"trace {tmp_path / 'bad'}"), 0, read=read)
 
 
 @pytest.mark.parametrize(
@@ -197,4 +197,4 @@ def test_a_trace_and_the_words_beside_it_do_not_contradict(tmp_path: Path, words
     file = tmp_path / "trace"
     file.write_text("time,delay,loss\n0,1ms,0\n")
     with pytest.raises(ShapeError, match=sentence):
-        build(ShapeSpec.parse(f"trace {file} {words}"), 0, load=load)
+        build(ShapeSpec.parse(f"trace {file} {words}"), 0, read=read)

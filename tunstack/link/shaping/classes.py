@@ -14,8 +14,7 @@ from tunstack.limits import Limits
 from tunstack.link.shaping.matching import Match, Matcher, look
 from tunstack.link.shaping.pipeline import Pipeline, build
 from tunstack.link.shaping.spec import ShapeSpec
-from tunstack.link.shaping.stage import OnDrop, StageStatistics
-from tunstack.link.shaping.trace import Load
+from tunstack.link.shaping.stage import OnDrop, Read, StageStatistics
 from tunstack.packet import Packet
 
 
@@ -84,14 +83,14 @@ class Classes:
 
 
 def build_classes(
-    spec: ShapeSpec, seed: int, limits: Limits, drops: DropCounters | None, load: Load, *, up: bool
+    spec: ShapeSpec, seed: int, limits: Limits, drops: DropCounters | None, read: Read, *, up: bool
 ) -> Pipeline | Classes:
     """What `spec` orders, classes and all; see `build`."""
-    default = build(spec, seed, limits, drops, load)
+    default = build(spec, seed, limits, drops, read)
     if not spec.classes:
         return default
     seeds = random.Random(f"classes {seed}")
-    parts = [(match, build(part, seeds.getrandbits(64), limits, drops, load)) for match, part in spec.classes]
+    parts = [(match, build(part, seeds.getrandbits(64), limits, drops, read)) for match, part in spec.classes]
     return Classes(default, parts, up=up)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Protocol
 
+from tunstack.link.shaping.units import ShapeError, whole
+
 _SHAPE = 3.0
 """Of the Pareto distribution, as in iproute2's table: the smallest whole number with a finite variance."""
 _MEAN = _SHAPE / (_SHAPE - 1)
@@ -125,3 +127,46 @@ class Measured:
         if low + 1 == len(ranked):
             return ranked[low]
         return ranked[low] + (place - low) * (ranked[low + 1] - ranked[low])
+
+
+class Table:
+    """A `Quantile` that was measured: `values`, ascending, in units of the jitter."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Sequence[float]) -> None:
+        """ValueError for none."""
+        if not values:
+            raise ValueError("a table has one value at least")
+        self._values = tuple(sorted(values))
+
+    def __call__(self, u: float) -> float:
+        values = self._values
+        place = u * (len(values) - 1)
+        low = int(place)
+        if low + 1 >= len(values):
+            return values[-1]
+        return values[low] + (place - low) * (values[low + 1] - values[low])
+
+
+TABLE_SCALE = 8192
+"""What stands for one jitter in a table of iproute2."""
+
+
+def parse_table(text: str) -> tuple[float, ...]:
+    """The values of a table as iproute2 has them (NAME.dist): whole numbers, `TABLE_SCALE` times as large.
+
+    Raises:
+        ShapeError: it is none.
+    """
+    values = []
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in line.partition("#")[0].split():
+            try:
+                value = whole("a value", word)
+            except ShapeError as error:
+                raise ShapeError(f"line {number}: {error}") from None
+            values.append(value / TABLE_SCALE)
+    if not values:
+        raise ShapeError("there are no values")
+    return tuple(values)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from tunstack.errors import DropCounters
 from tunstack.limits import DEFAULT_LIMITS, Limits
@@ -18,18 +19,20 @@ from tunstack.link.shaping.impairments import Corrupt, Duplicate, Loss
 from tunstack.link.shaping.rate import DropTail, Queue, Rate, Service, Steady
 from tunstack.link.shaping.slots import Slot
 from tunstack.link.shaping.spec import ShapeSpec
-from tunstack.link.shaping.stage import Bernoulli, Chance, Memory, OnDrop, Stage, StageStatistics
+from tunstack.link.shaping.stage import Bernoulli, Chance, Memory, OnDrop, Read, Stage, StageStatistics
 from tunstack.link.shaping.trace import (
-    Load,
     Opportunities,
     Playback,
     Recorded,
     RecordedDelay,
     RecordedLoss,
     Trace,
+    parse,
 )
 from tunstack.link.shaping.units import ShapeError
 from tunstack.packet import Packet
+
+Parsed = TypeVar("Parsed")
 
 _ORDER = ("duplicate", "loss", "corrupt", "quota", "perflow", "rate", "delay", "slot")
 """The kinds of stages that `build` makes, as packets pass them."""
@@ -171,9 +174,9 @@ class Pipeline:
         self._passed.append((at, packet))
 
 
-def load_none(name: str) -> Trace:
-    """A `Load` that refuses."""
-    raise ShapeError(f"trace: nobody reads '{name}' here")
+def read_none(name: str) -> str:
+    """A `Read` that refuses."""
+    raise ShapeError(f"nobody reads '{name}' here")
 
 
 def build(
@@ -181,22 +184,22 @@ def build(
     seed: int,
     limits: Limits = DEFAULT_LIMITS,
     drops: DropCounters | None = None,
-    load: Load = load_none,
+    read: Read = read_none,
 ) -> Pipeline:
     """The stages that `spec` orders but for its classes.
 
     In the order in which packets pass them: duplicate, loss, corrupt, quota, perflow, rate, delay, slot.
 
     Equal arguments and inputs give equal outputs. `seed` holds unless the specification has one of its own.
-    Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions. `load`
-    reads a trace, if one is ordered.
+    Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions. `read`
+    reads a trace or a table, if one is ordered.
 
     Raises:
         ShapeError: the trace cannot be read, or says what `spec` says too.
     """
     seed = seed if spec.seed is None else spec.seed
     memory = Memory(limits.shaping_memory)
-    trace = _load(spec, load)
+    trace = _load(spec, read)
     playback = Playback(trace)
     stages: list[Stage] = []
     if spec.duplicate:
@@ -218,7 +221,7 @@ def build(
         reorder = _chance("reorder", spec, seed) if spec.reorder else None
         if reorder is not None and spec.gap > 1:
             reorder = Gap(reorder, spec.gap)
-        stages.append(Delay(_draw(spec, seed), memory, reorder, keep_order=spec.ordered))
+        stages.append(Delay(_draw(spec, seed, read), memory, reorder, keep_order=spec.ordered))
     elif trace.gives("delay"):
         stages.append(RecordedDelay(playback, memory))
     if spec.slots is not None:
@@ -226,10 +229,10 @@ def build(
     return Pipeline(stages, drops)
 
 
-def _load(spec: ShapeSpec, load: Load) -> Trace:
+def _load(spec: ShapeSpec, read: Read) -> Trace:
     if not spec.trace:
         return Trace()
-    trace = load(spec.trace)
+    trace = _parse("trace", spec.trace, read, parse)
     is_lossy = spec.loss or spec.pattern or spec.bursts is not None or spec.states is not None
     for word, is_ordered in (("delay", spec.delay or spec.jitter), ("loss", is_lossy)):
         if is_ordered and trace.gives(word):
@@ -241,6 +244,18 @@ def _load(spec: ShapeSpec, load: Load) -> Trace:
         if value and not trace.rate:
             raise ShapeError(f"{word} needs a rate, which the trace does not give")
     return trace
+
+
+def _parse(word: str, name: str, read: Read, parser: Callable[[str], Parsed]) -> Parsed:
+    """What the file `name` says, or one sentence."""
+    try:
+        text = read(name)
+    except ShapeError as error:
+        raise ShapeError(f"{word}: {error}") from None
+    try:
+        return parser(text)
+    except ShapeError as error:
+        raise ShapeError(f"{word}: '{name}': {error}") from None
 
 
 def _loss(spec: ShapeSpec, seed: int) -> Chance | None:
@@ -283,10 +298,13 @@ def _queue(spec: ShapeSpec, rate: float, seed: int) -> Queue:
 _QUANTILES = {"uniform": laws.uniform, "normal": laws.normal, "pareto": laws.pareto}
 
 
-def _draw(spec: ShapeSpec, seed: int) -> Draw:
+def _draw(spec: ShapeSpec, seed: int, read: Read) -> Draw:
     if not spec.jitter:
         return Constant(spec.delay)
     rng = random.Random(f"jitter {seed}")
+    if spec.table:
+        table = laws.Table(_parse("table", spec.table, read, laws.parse_table))
+        return laws.Spread(spec.delay, spec.jitter, table, laws.source(spec.correlation, rng))
     if spec.distribution == "paretonormal":
         sources = [laws.source(spec.correlation, one) for one in (rng, random.Random(f"jitter 2 {seed}"))]
         return laws.ParetoNormal(spec.delay, spec.jitter, *sources)

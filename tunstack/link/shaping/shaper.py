@@ -9,9 +9,9 @@ from tunstack import native
 from tunstack.errors import DropCounters, DropReason, LocalError
 from tunstack.limits import Limits
 from tunstack.link.shaping.classes import Shaped, build_classes, inherit
-from tunstack.link.shaping.pipeline import Pipeline, load_none
+from tunstack.link.shaping.pipeline import Pipeline, read_none
 from tunstack.link.shaping.spec import ShapeSpec
-from tunstack.link.shaping.trace import Load
+from tunstack.link.shaping.stage import Read
 from tunstack.packet import Checksum, Packet
 
 TRAIN_SECONDS = 0.001
@@ -29,7 +29,7 @@ class Shaper:
         is_cut: the link is down: all that comes is dropped as LINK_DOWN.
     """
 
-    __slots__ = ("_drops", "_l2", "_limits", "_load", "_seed", "down", "down_spec", "is_cut", "up", "up_spec")
+    __slots__ = ("_drops", "_l2", "_limits", "_read", "_seed", "down", "down_spec", "is_cut", "up", "up_spec")
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class Shaper:
         seed: int,
         limits: Limits,
         drops: DropCounters,
-        load: Load | None = None,
+        read: Read | None = None,
     ) -> None:
-        """`seed` serves the directions that bring none of their own; `load` reads traces. `ShapeError`."""
+        """`seed` serves the directions that bring none of their own; `read` reads files. `ShapeError`."""
         self._drops = drops
-        self._load = load or load_none
+        self._read = read or read_none
         self._limits = limits
         self._seed = random.Random(seed)
         self._l2 = False
@@ -103,7 +103,7 @@ class Shaper:
         self.clear()
 
     def _build(self, spec: ShapeSpec, seed: int, *, up: bool) -> Shaped:
-        return build_classes(spec, seed, self._limits, self._drops, self._load, up=up)
+        return build_classes(spec, seed, self._limits, self._drops, self._read, up=up)
 
     def _replace(self, new: ShapeSpec | None, old: ShapeSpec | None, up: bool) -> Shaped | None:
         """The pipeline that comes in the place of that of `old`; None if that stays."""

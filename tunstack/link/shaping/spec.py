@@ -1,9 +1,10 @@
 """The words in which shaping is ordered, as in netem: `delay 100ms loss 1% rate 10mbit limit 50`.
 
     delay TIME          every packet takes this much longer (us, ms, s)
-    delay TIME JITTER [CORRELATION] [uniform|normal|pareto|paretonormal] [ordered]
+    delay TIME JITTER [CORRELATION] [uniform|normal|pareto|paretonormal|table FILE] [ordered]
                         and up to JITTER more or less; but for `uniform`, which is the default, the jitter is
-                        the standard deviation of the distribution. `ordered`: no packet overtakes another
+                        the standard deviation of the distribution. A table is one of iproute2 (NAME.dist).
+                        `ordered`: no packet overtakes another
     loss PERCENT        of the packets are dropped
     loss state P13 [P31 [P32 [P23 [P14]]]]
                         by a model of four states: 1 received, 2 received within a burst, 3 lost in a burst,
@@ -97,6 +98,7 @@ class ShapeSpec:
         jitter: by how much it varies, seconds: at most, or the standard deviation.
         correlation: of the jitter of each packet with that of the one before, 0..1.
         distribution: of the jitter: "uniform", "normal", "pareto" or "paretonormal".
+        table: a file with a distribution in the place of these; it is read by who builds the pipeline.
         ordered: no packet overtakes another for its jitter.
         loss: probability, 0..1; so `duplicate`, `corrupt` and `reorder`.
         loss_correlation: of each decision with the one before, 0..1; so those of the others.
@@ -128,6 +130,7 @@ class ShapeSpec:
     jitter: float = 0.0
     correlation: float = 0.0
     distribution: str = "uniform"
+    table: str = ""
     ordered: bool = False
     loss: float = 0.0
     loss_correlation: float = 0.0
@@ -201,8 +204,10 @@ class ShapeSpec:
             raise ShapeError(
                 f"a {self.distribution} delay needs a jitter: it is the spread of the distribution"
             )
-        if (self.correlation or self.ordered) and not self.jitter:
-            what = "correlated" if self.correlation else "ordered"
+        if self.table and self.distribution != "uniform":
+            raise ShapeError("the distribution of a delay has a name or a table, not both")
+        if (self.correlation or self.ordered or self.table) and not self.jitter:
+            what = "correlated" if self.correlation else "ordered" if self.ordered else "from a table"
             raise ShapeError(f"a delay that is {what} needs a jitter: it is the same for all packets without")
         if not 0 <= self.correlation <= 1:
             raise ShapeError("the correlation of a delay is between 0% and 100%")
@@ -276,6 +281,8 @@ class ShapeSpec:
                 text.append(units.percentage(self.correlation))
             if self.distribution != "uniform":
                 text.append(self.distribution)
+            if self.table:
+                text.append(f"table {self.table}")
             if self.ordered:
                 text.append("ordered")
         return text

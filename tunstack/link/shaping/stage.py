@@ -33,6 +33,9 @@ Sink = Callable[[Packet, float], None]
 Chance = Callable[[], bool]
 """Decides once for each packet."""
 
+Read = Callable[[str], str]
+"""Gives the text of the file of that name, or raises `ShapeError`."""
+
 OnDrop = Callable[[Packet, DropReason], None]
 """Told of each packet that a stage drops, and why."""
 

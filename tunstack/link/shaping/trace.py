@@ -18,7 +18,6 @@ import bisect
 import csv
 import dataclasses
 import random
-from collections.abc import Callable
 
 from tunstack.link.shaping import units
 from tunstack.link.shaping.delay import Delay
@@ -29,8 +28,6 @@ from tunstack.packet import Packet
 
 OPPORTUNITY = 1504
 """Bytes that one opportunity delivers; mahimahi's figure, for an MTU of 1500 and its own header of 4."""
-Load = Callable[[str], "Trace"]
-"""Reads the trace of that name, or raises `ShapeError`."""
 _COLUMNS = ("time", "rate", "delay", "loss")
 
 

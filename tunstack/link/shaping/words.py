@@ -50,22 +50,22 @@ def _end_of_match(tokens: list[str]) -> int:
 
 def parse(text: str) -> dict[str, Any]:
     """The fields that `text` orders, as far as one word tells; `ShapeError` for what cannot be read."""
-    tokens = text.split()
+    given = text.split()
+    # Names of files are left as they are.
+    names = {place + 1 for place, token in enumerate(given) if token.lower() in _FILES}
+    tokens = [token if place in names else token.lower() for place, token in enumerate(given)]
     if not tokens:
         raise ShapeError(f"nothing is ordered; the words are {', '.join(_WORDS)}")
     fields: dict[str, Any] = {}
     seen: set[str] = set()
     while tokens:
-        word = tokens.pop(0).lower()
+        word = tokens.pop(0)
         if word not in _WORDS:
             raise ShapeError(f"unknown word '{word}'; the words are {', '.join(_WORDS)}")
         if word in seen:
             raise ShapeError(f"{word} is given twice")
         seen.add(word)
-        if word != "trace":  # names of files are left as they are
-            end = next((i for i, token in enumerate(tokens) if token.lower() == "trace"), len(tokens))
-            tokens[:end] = [token.lower() for token in tokens[:end]]
-        if not tokens or tokens[0].lower() in _WORDS:
+        if not tokens or tokens[0] in _WORDS:
             raise ShapeError(f"{word} needs a value, such as '{word} {EXAMPLES[word]}'")
         fields |= _WORDS[word](word, tokens)
     if "rate" in seen and not fields["rate"]:
@@ -94,6 +94,11 @@ def _delay(word: str, tokens: list[str]) -> dict[str, Any]:
             raise ShapeError(f"the distribution of a delay is {one_of(DISTRIBUTIONS)}")
     if tokens and tokens[0] in DISTRIBUTIONS:
         fields["distribution"] = tokens.pop(0)
+    elif tokens and tokens[0] == "table":
+        tokens.pop(0)
+        if not tokens or tokens[0] in _WORDS:
+            raise ShapeError("the table of a delay needs a file, such as 'table /usr/lib/tc/pareto.dist'")
+        fields["table"] = tokens.pop(0)
     if tokens and tokens[0] == "ordered":
         tokens.pop(0)
         fields["ordered"] = True
@@ -206,6 +211,9 @@ def _slot(word: str, tokens: list[str]) -> dict[str, Any]:
             size = number
     return {"slots": Slots(least, most, packets, size)}
 
+
+_FILES = ("trace", "table")
+"""Words behind which the name of a file stands."""
 
 _WORDS: dict[str, Callable[[str, list[str]], dict[str, Any]]] = {
     "delay": _delay,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tunstack.errors import DropCounters, DropReason
-from tunstack.gateway.traces import load
+from tunstack.gateway.files import read
 from tunstack.limits import DEFAULT_LIMITS, Limits
 from tunstack.link.shaping.pipeline import Pipeline, build
 from tunstack.link.shaping.shaper import to_wire
@@ -131,7 +131,7 @@ class Direction:
         if isinstance(shape, str):
             shape = ShapeSpec.parse(shape)
         if isinstance(shape, ShapeSpec):
-            pipeline = build(shape, self._seed, self._limits, self.drops, load)
+            pipeline = build(shape, self._seed, self._limits, self.drops, read)
         else:
             pipeline = Pipeline(shape or (), self.drops)
         pipeline.watch(self._dropped)
