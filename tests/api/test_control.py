@@ -75,6 +75,14 @@ async def test_the_socket_is_this_users_alone_and_goes_with_the_gateway(runtime:
         assert running() == {}
 
 
+async def test_what_the_block_raises_leaves_it_as_it_is(runtime: pathlib.Path) -> None:
+    async with open_gateway() as gateway:
+        with pytest.raises(KeyError, match="mine"):
+            async with control_socket(gateway):
+                raise KeyError("mine")
+        assert list(runtime.iterdir()) == []
+
+
 async def test_what_the_dead_have_left_is_removed_and_what_is_no_socket_of_ours_is_not(
     runtime: pathlib.Path,
 ) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import trio
 
 from tunstack.api.acceptor import Acceptor
+from tunstack.gateway.background import beside
 from tunstack.gateway.gateway import Gateway
 
 log = logging.getLogger("tunstack")
@@ -121,18 +122,17 @@ async def control_socket(
         yield None
         return
     log.info("control socket %s", chosen)
+    nursery: trio.Nursery
+
+    def make_app() -> object:
+        from tunstack.api.app import make_app
+
+        return make_app(gateway, nursery)
+
+    served = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     try:
-        async with trio.open_nursery() as nursery:
-
-            def make_app() -> object:
-                from tunstack.api.app import make_app
-
-                return make_app(gateway, nursery)
-
-            served = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-            nursery.start_soon(Acceptor(make_app).serve, served)
+        async with beside(lambda: Acceptor(make_app).serve(served)) as nursery:
             yield chosen
-            nursery.cancel_scope.cancel()
     finally:
         listener.close()
         with contextlib.suppress(OSError):

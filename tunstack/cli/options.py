@@ -167,12 +167,10 @@ class Settings:
                 from tunstack.api.control import control_socket
 
                 await stack.enter_async_context(control_socket(gateway, self.control))
-            if self.scenario is not None:
-                import trio
+            if (scenario := self.scenario) is not None:
+                from tunstack.gateway.background import beside
 
-                nursery = await stack.enter_async_context(trio.open_nursery())
-                stack.callback(nursery.cancel_scope.cancel)
-                await nursery.start(gateway.follow, self.scenario)
+                await stack.enter_async_context(beside(lambda: gateway.follow(scenario)))
             yield
 
     def start_log(self) -> None:

@@ -151,7 +151,7 @@ class Engine:
             self._port.write([])
             if self._fast is None:
                 self._port.read(now)  # a device that was lent may hold what its descriptor does not tell of
-        except DeviceClosed:
+        except (DeviceClosed, OSError):  # the interface is gone, which its offloads tell first
             self.detach()
         self.wake()
 
