@@ -412,6 +412,7 @@ def play(plan: Plan, fast: bool, ports: list[int], steps: list[Any], offers: lis
                     s.answer(server, guest, size, tos, segment, number)
             elif kind == "wait":
                 s.now += values[0]
+                s.announce()  # or who asks for it and who still knows it would differ
             elif kind == "take back":
                 if s.fast is not None:
                     s.fast.close(s.now)
