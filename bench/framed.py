@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from bench import throughput
 from bench.load import Load, wait_ready
-from bench.peers import Peer, start
+from bench.peers import Peer, Program, start
 from bench.sample import Case
 from bench.sandbox import SERVER_ADDRESS, BenchError, cpu_seconds, wait_until
 from bench.session import Plan, Session, fast_path_share
@@ -80,10 +79,20 @@ def _at_tap(seconds: float, peer: Peer) -> Callable[[str], Mapping[str, float]]:
     return lambda way: throughput.transfer(seconds, peer, 4, 1, way)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Link:
-    pid: int
-    path: str
+class _Link(Program):
+    """A gateway that listens for a machine at `path`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        options = ("-v", "--allow-host", "--mtu", str(MTU), "--listen", f"qemu+unix://{path}")
+        self._process = self.spawn([sys.executable, "-m", "tunstack", "gateway", *options])
+        self.pid = self._process.pid
+
+    def is_ready(self) -> bool:
+        """Whether it listens; `BenchError` if it has ended."""
+        self.check_alive()
+        return os.path.exists(self.path)
 
 
 @contextlib.contextmanager
@@ -91,35 +100,16 @@ def _link(session: Session) -> Iterator[_Link]:
     """A gateway that listens for a machine, and the server that its guest speaks with."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-framed-") as folder,
-        tempfile.TemporaryFile() as log,
         session.load.running(None, "link-serve", SERVER_ADDRESS, _PORT) as server,
     ):
-        path = str(Path(folder, "link.sock"))
-        options = ("-v", "--allow-host", "--mtu", str(MTU), "--listen", f"qemu+unix://{path}")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tunstack", "gateway", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        link = _Link(str(Path(folder, "link.sock")))
         try:
             wait_ready(server)
-            wait_until(
-                lambda: os.path.exists(path) or process.poll() is not None, 20, "no socket of the link"
-            )
-            if process.poll() is not None:
-                raise BenchError(f"the gateway of the link ended with status {process.returncode}")
-            yield _Link(process.pid, path)
+            wait_until(link.is_ready, 20, "no socket of the link")
+            yield link
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        log.seek(0)
-        if (share := fast_path_share(log.read().decode(errors="replace"))) is not None:
+            said = link.close()
+        if (share := fast_path_share(said)) is not None:
             session.add("share", (("of", "framed"), ("mtu", MTU)), "tunstack", 1, {"share": share})
 
 

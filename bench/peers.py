@@ -60,43 +60,16 @@ class Veth:
         return ""
 
 
-class Gateway(abc.ABC):
-    """A gateway program that stays in the foreground and configures the guest itself.
+class Program:
+    """A program that stays in the foreground, maybe with others beside it, and what they say."""
 
-    Args:
-        mtu: of the guest's link, in bytes.
-        before: is called with the guest before the gateway is started, and then nothing is waited for.
-
-    Attributes:
-        started: the monotonic time just before the program was started.
-    """
-
-    def __init__(self, mtu: int, before: Callable[[Guest], None] | None = None) -> None:
-        self.guest = Guest()
+    def __init__(self) -> None:
         # A file, not a pipe: nobody reads while the measurement runs.
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            self.prepare(mtu)
-            if before is not None:
-                before(self.guest)
-            self.started = time.monotonic()
-            self._process = self.spawn(self.command(mtu, self.guest.pid))
-        except BaseException:
-            self.guest.close()
-            raise
-        self.pid: int | None = self._process.pid
-        if before is None:
-            self._wait(Path(self.command(mtu, 0)[0]).name)
-
-    def prepare(self, mtu: int) -> None:  # noqa: B027  most need nothing
-        """What comes before the program is started."""
-
-    @abc.abstractmethod
-    def command(self, mtu: int, pid: int) -> list[str]:
-        """The command line that serves the namespace of process `pid`."""
+        self._process: subprocess.Popen[bytes]
 
     def spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a part of the gateway; what it says is kept."""
+        """Start one; what it says is kept."""
         try:
             return subprocess.Popen(
                 command,
@@ -110,8 +83,62 @@ class Gateway(abc.ABC):
 
     @property
     def alive(self) -> bool:
-        """Whether the gateway still runs."""
+        """Whether it still runs."""
         return self._process.poll() is None
+
+    def check_alive(self) -> None:
+        """Raise `BenchError` if it has ended."""
+        if not self.alive:
+            raise BenchError(f"the gateway ended with status {self._process.returncode}")
+
+    def close(self) -> str:
+        """End it; returns what it said, the first time."""
+        if self._log.closed:
+            return ""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with self._log:
+            self._log.seek(0)
+            return self._log.read().decode(errors="replace").strip()
+
+
+class Gateway(Program, abc.ABC):
+    """A gateway program that configures the guest itself.
+
+    Args:
+        mtu: of the guest's link, in bytes.
+        before: is called with the guest before the gateway is started, and then nothing is waited for.
+
+    Attributes:
+        started: the monotonic time just before the program was started.
+    """
+
+    def __init__(self, mtu: int, before: Callable[[Guest], None] | None = None) -> None:
+        super().__init__()
+        self.guest = Guest()
+        try:
+            self.prepare(mtu)
+            if before is not None:
+                before(self.guest)
+            self.started = time.monotonic()
+            self._process = self.spawn(self.command(mtu, self.guest.pid))
+        except BaseException:
+            self.guest.close()
+            raise
+        self.pid: int | None = self._process.pid
+        if before is None:
+            self._wait(Path(self.command(mtu, 0)[0]).name)
+
+    def prepare(self, mtu: int) -> None:
+        """What comes before the program is started."""
+
+    @abc.abstractmethod
+    def command(self, mtu: int, pid: int) -> list[str]:
+        """The command line that serves the namespace of process `pid`."""
 
     def _wait(self, name: str) -> None:
         try:
@@ -121,24 +148,16 @@ class Gateway(abc.ABC):
             raise BenchError(f"{error}; it said: {said}") from None
 
     def _ready(self) -> bool:
-        if not self.alive:
-            raise BenchError(f"the gateway ended with status {self._process.returncode}")
+        self.check_alive()
         return self.guest.reaches(SERVER_ADDRESS)
 
     def close(self) -> str:
         """End the gateway and its guest; returns what it said, the first time."""
         if self._log.closed:
             return ""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        said = super().close()
         self.guest.close()
-        with self._log:
-            self._log.seek(0)
-            return self._log.read().decode(errors="replace").strip()
+        return said
 
 
 class Tunstack(Gateway):

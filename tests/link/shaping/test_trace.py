@@ -7,7 +7,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tunstack.gateway.files import read
@@ -76,6 +76,7 @@ STEPS = st.lists(
 )
 
 
+@example([(22, 1_000_000), (50, 1_000_000), (1, 0)], [(0, 9000)])
 @given(STEPS, PACKETS)
 def test_a_rate_that_changes_sends_what_its_integral_allows(
     steps: list[tuple[int, int]], packets: list[tuple[int, int]]

@@ -28,6 +28,8 @@ from tunstack.packet import Packet
 
 OPPORTUNITY = 1504
 """Bytes that one opportunity delivers; mahimahi's figure, for an MTU of 1500 and its own header of 4."""
+_ROUNDING = 1e-6
+"""Bits that are none: what sums of times leave of a packet must not wait for a rate that may never come."""
 _COLUMNS = ("time", "rate", "delay", "loss")
 
 
@@ -220,8 +222,8 @@ class Recorded:
         while True:
             rate = cursor.seek(at).rate or 0.0
             room = (cursor.end - at) * rate if rate else 0.0
-            if bits <= room:
-                return at + bits / rate
+            if rate and bits <= room + _ROUNDING:
+                return min(at + bits / rate, cursor.end)
             bits -= room
             at = cursor.end
             if at == float("inf"):
