@@ -104,7 +104,8 @@ except SystemExit:
 LATER = (
     *("asyncio", "construct", "dns", "email", "h11", "http", "hypercorn", "hypothesis", "matplotlib"),
     *("multiprocessing", "pytest", "rich", "starlette", "xml", "yaml"),
-    *("tunstack.api", "tunstack.demo", "tunstack.link.shaping", "tunstack.services.dns", "tunstack.testing"),
+    *("tunstack.api.app", "tunstack.api.bodies", "tunstack.api.client", "tunstack.demo"),
+    *("tunstack.link.shaping", "tunstack.services.dns", "tunstack.testing"),
 )
 """What `tunstack run` may import when it is needed, and not before."""
 
