@@ -40,8 +40,9 @@ HEADERS_LENGTH = {
 }
 """Bytes of both headers without options, by length of address."""
 _ISN_STEP = 1 << 16
-_NO_TRAIN_LIMIT = 0xFFFF
 """How far above the numbers of a connection in TIME-WAIT its successor starts at least (MAY-2)."""
+_NO_TRAIN_LIMIT = 0xFFFF
+"""Bytes: more than any super-segment has."""
 
 
 def flow_key(remote: bytes, remote_port: int, local: bytes, local_port: int) -> FlowKey:

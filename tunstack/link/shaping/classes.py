@@ -21,13 +21,15 @@ from tunstack.packet import Packet
 class Classes:
     """In the place of a `Pipeline`, with the same methods; see there."""
 
-    __slots__ = ("_classes", "_l2", "_matchers", "_pipelines", "_up")
+    __slots__ = ("_l2", "_matchers", "_parts", "_pipelines", "_up")
 
     def __init__(self, default: Pipeline, classes: Sequence[tuple[Match, Pipeline]], *, up: bool) -> None:
         """`up`: the far end of a packet is where it goes to."""
-        self._classes = dict(classes)
+        self._parts: dict[Match | None, Pipeline] = {None: default}
+        for match, pipeline in classes:
+            self._parts[match] = pipeline
+        self._pipelines = list(self._parts.values())
         self._matchers = [(Matcher(match), pipeline) for match, pipeline in classes]
-        self._pipelines = [default, *self._classes.values()]
         self._up = up
         self._l2 = False
 
@@ -73,9 +75,7 @@ class Classes:
 
     def parts(self) -> dict[Match | None, Pipeline]:
         """The pipelines by what they are for; None: for all others."""
-        parts: dict[Match | None, Pipeline] = {None: self._pipelines[0]}
-        parts |= {match: pipeline for match, pipeline in self._classes.items()}  # noqa: C416  for the type
-        return parts
+        return self._parts
 
     def statistics(self) -> list[StageStatistics]:
         """Of all classes, one behind the other."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from tunstack.errors import DropReason
 from tunstack.link.shaping.codel import INTERVAL, TARGET, CoDel
+from tunstack.link.shaping.headers import find
 from tunstack.packet import Packet
 
 BUCKETS = 1024
@@ -24,7 +25,6 @@ QUANTUM = 1514
 BATCH = 64
 """Packets that are dropped at once at the most, when all is full (RFC 8290 4.1.2)."""
 
-_TCP, _UDP = 6, 17
 _NOT_IP = b"not IP"
 
 
@@ -166,19 +166,11 @@ class FqCoDel:
 def flow_key(packet: Packet, l2: bool) -> bytes:
     """What tells the flow of `packet` from others: addresses, protocol and, if it shows them, ports."""
     data = packet.tobytes()
-    start = 14 if l2 else 0
-    version = data[start] >> 4 if len(data) >= start + 20 else 0
-    if version == 4:
-        protocol = data[start + 9]
-        key = data[start + 9 : start + 10] + data[start + 12 : start + 20]
-        is_fragment = int.from_bytes(data[start + 6 : start + 8], "big") & 0x3FFF
-        ports = start + (data[start] & 15) * 4 if not is_fragment else len(data)
-    elif version == 6 and len(data) >= start + 40:
-        protocol = data[start + 6]
-        key = data[start + 6 : start + 7] + data[start + 8 : start + 40]
-        ports = start + 40
-    else:
+    headers = find(data, l2)
+    if headers is None:
         return _NOT_IP
-    if protocol in (_TCP, _UDP):
-        key += data[ports : ports + 4]
+    addresses = (12, 20) if headers.version == 4 else (8, 40)
+    key = bytes((headers.protocol,)) + data[headers.ip + addresses[0] : headers.ip + addresses[1]]
+    if headers.has_ports and not headers.fragment:  # all fragments of a datagram stay together
+        key += data[headers.transport : headers.transport + 4]
     return key

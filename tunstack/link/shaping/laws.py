@@ -108,27 +108,6 @@ class ParetoNormal:
         return max(0.0, self.seconds + self.jitter * mixed / _MIXED)
 
 
-class Measured:
-    """A `Draw` from delays that were measured, in seconds: between two neighbours all are equally likely."""
-
-    __slots__ = ("_random", "_sorted")
-
-    def __init__(self, delays: Sequence[float], numbers: Source) -> None:
-        """ValueError for none, or for negative ones."""
-        if not delays or min(delays) < 0:
-            raise ValueError("measured delays: at least one, and none of them negative")
-        self._sorted = sorted(delays)
-        self._random = numbers.random
-
-    def __call__(self) -> float:
-        ranked = self._sorted
-        place = self._random() * (len(ranked) - 1)
-        low = int(place)
-        if low + 1 == len(ranked):
-            return ranked[low]
-        return ranked[low] + (place - low) * (ranked[low + 1] - ranked[low])
-
-
 class Table:
     """A `Quantile` that was measured: `values`, ascending, in units of the jitter."""
 
@@ -147,6 +126,22 @@ class Table:
         if low + 1 >= len(values):
             return values[-1]
         return values[low] + (place - low) * (values[low + 1] - values[low])
+
+
+class Measured:
+    """A `Draw` from delays that were measured, in seconds: between two neighbours all are equally likely."""
+
+    __slots__ = ("_quantile", "_random")
+
+    def __init__(self, delays: Sequence[float], numbers: Source) -> None:
+        """ValueError for none, or for negative ones."""
+        if not delays or min(delays) < 0:
+            raise ValueError("measured delays: at least one, and none of them negative")
+        self._quantile = Table(delays)
+        self._random = numbers.random
+
+    def __call__(self) -> float:
+        return self._quantile(self._random())
 
 
 TABLE_SCALE = 8192

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 
+from tunstack.link.shaping.headers import find
 from tunstack.link.shaping.units import ShapeError, whole
 from tunstack.packet import Packet
 
@@ -12,9 +13,6 @@ PROTOCOLS = {"tcp": (6,), "udp": (17,), "icmp": (1, 58)}
 """By their names; ICMP of either version."""
 CONDITIONS = ("to", "port", *PROTOCOLS)
 """The words with which a match may begin."""
-_WITH_PORTS = (6, 17)
-_ETHERNET = 14
-_IPV6_HEADER = 40
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,24 +38,18 @@ NOTHING = Seen(0, -1, 0, -1)
 def look(packet: Packet, *, l2: bool, up: bool) -> Seen:
     """Addresses, protocol and port of `packet`. `up`: its far end is where it goes to."""
     data = packet.tobytes()
-    start = _ETHERNET if l2 else 0
-    version = data[start] >> 4 if len(data) >= start + 20 else 0
-    if version == 4:
-        protocol = data[start + 9]
-        far = data[start + 16 : start + 20] if up else data[start + 12 : start + 16]
-        is_fragment = int.from_bytes(data[start + 6 : start + 8], "big") & 0x1FFF
-        ports = len(data) if is_fragment else start + (data[start] & 15) * 4
-    elif version == 6 and len(data) >= start + _IPV6_HEADER:
-        protocol = data[start + 6]
-        far = data[start + 24 : start + 40] if up else data[start + 8 : start + 24]
-        ports = start + _IPV6_HEADER
-    else:
+    headers = find(data, l2)
+    if headers is None:
         return NOTHING
+    size, first = (4, 12) if headers.version == 4 else (16, 8)
+    at = headers.ip + first + (size if up else 0)
+    far = int.from_bytes(data[at : at + size], "big")
     port = -1
-    if protocol in _WITH_PORTS and len(data) >= ports + 4:
-        at = ports + 2 if up else ports
+    is_first = not headers.fragment & 0x1FFF
+    if headers.has_ports and is_first and len(data) >= headers.transport + 4:
+        at = headers.transport + (2 if up else 0)
         port = int.from_bytes(data[at : at + 2], "big")
-    return Seen(version, protocol, int.from_bytes(far, "big"), port)
+    return Seen(headers.version, headers.protocol, far, port)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
