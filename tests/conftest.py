@@ -98,6 +98,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Such an id is another one in each process: runs cannot be compared, and workers do not agree on it.
+    if addresses := [item.nodeid for item in items if re.search(r" at 0x[0-9a-f]", item.nodeid)]:
+        raise pytest.UsageError(f"a test is named by the address of an object: {addresses[0]}")
     wanted = config.getoption("--rfc")
     if wanted is None:
         return

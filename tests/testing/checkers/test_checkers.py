@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable
 
 import pytest
@@ -169,7 +170,11 @@ FIELDS: list[tuple[Callable[..., Checker], str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("layer", "field", "wrong"), FIELDS, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize(
+    ("layer", "field", "wrong"),
+    FIELDS,
+    ids=lambda value: value.__name__ if isinstance(value, types.FunctionType) else repr(value)[:20],
+)
 def test_each_field_is_looked_at(layer: Callable[..., Checker], field: str, wrong: object) -> None:
     with pytest.raises(Mismatch) as caught:
         expect(PACKET, layer(**{field: wrong}))
