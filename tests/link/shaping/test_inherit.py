@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tunstack.errors import DropCounters
 from tunstack.link.shaping.pipeline import Pipeline, build
 from tunstack.link.shaping.spec import ShapeSpec
+from tunstack.link.shaping.stage import Stage
 from tunstack.packet import Packet
 
 WORDS = [
@@ -22,6 +23,8 @@ WORDS = [
     "rate 1mbit burst 5kb queue fq_codel target 3600s limit 1000",
     "rate 500kbit queue codel target 3600s limit 1000 slot 4ms packets 3",
     "slot 20ms 30ms delay 3ms",
+    "perflow 8mbit",
+    "perflow 20mbit rate 5mbit limit 1000 quota 1gb",
 ]
 
 
@@ -119,3 +122,38 @@ def test_all_is_released_in_order_when_the_link_is_shaped_no_longer() -> None:
         pipeline.push(numbered(number), 0.0)
     assert [number_of(one) for one in pipeline.release(1.15)] == [0, 1, 2, 3, 4]
     assert pipeline.next_timeout() is None
+
+
+def test_what_was_used_of_a_quota_stays_used() -> None:
+    pipeline = build(ShapeSpec.parse("quota 1200b"), 0)
+    pipeline.push(numbered(0), 0.0)
+    pipeline = change(pipeline, "quota 1200b delay 1ms", 1.0)
+    for number in range(1, 4):
+        pipeline.push(numbered(number), 1.0)
+    assert [number_of(one) for one in pipeline.pop(9.0)] == [0, 1]
+
+
+class Parked(Stage):
+    """A stage of somebody else's: it holds all, for ever."""
+
+    kind = "parked"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Packet] = []
+
+    def push(self, packet: Packet, at: float) -> None:
+        self.received += 1
+        self.held.append(packet)
+
+    def surrender(self, now: float) -> list[Packet]:
+        packets, self.held = self.held, []
+        return packets
+
+
+def test_what_a_stage_holds_that_nobody_knows_goes_on_at_once() -> None:
+    pipeline = Pipeline((Parked(),))
+    pipeline.push(numbered(7), 0.0)
+    new = build(ShapeSpec.parse("delay 1s"), 0)
+    new.inherit(pipeline, 2.0)
+    assert [(at, number_of(one)) for at, one in new.pop_timed(2.0)] == [(2.0, 7)]

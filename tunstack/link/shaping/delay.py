@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import ClassVar
 
 from tunstack.errors import DropReason
@@ -98,6 +98,10 @@ class Holding(Stage):
         self._bytes = 0
         return packets
 
+    def surrender(self, now: float) -> list[Packet]:
+        """See `Stage`."""
+        return [packet for _, _, packet in self.hand_over()]
+
     @property
     def queued(self) -> int:
         """See `Stage`."""
@@ -158,9 +162,11 @@ class Delay(Holding):
         self._latest = float("-inf")
         return super().hand_over()
 
-    def adopt(self, packets: Iterable[tuple[float, float, Packet]]) -> None:
-        """Take what another delay has given up; each packet stays due when it was."""
-        for due, since, packet in packets:
+    def inherit(self, old: Stage, now: float) -> bool:
+        """See `Stage`; each packet stays due when it was."""
+        if not isinstance(old, Delay):
+            return False
+        for due, since, packet in old.hand_over():
             self.received += 1
             if not self._memory.take(packet):
                 self._drop(packet, DropReason.SHAPING_MEMORY)
@@ -168,3 +174,4 @@ class Delay(Holding):
             if self._keep_order:
                 self._latest = max(due, self._latest)
             self._hold(packet, since, due)
+        return True

@@ -46,6 +46,13 @@ class Quota(Stage):
             self.used = used
             self._forward(packet, at)
 
+    def inherit(self, old: Stage, now: float) -> bool:
+        """See `Stage`; what has been used is used."""
+        if not isinstance(old, Quota):
+            return False
+        self.used += old.used
+        return True
+
 
 class FlowRate(Holding):
     """Sends each flow at `bits_per_second` at the most, as if it had a link of its own.
@@ -84,3 +91,13 @@ class FlowRate(Holding):
             free = service.finish(max(at, free), len(packet))
             self._hold(packet, at, free)
         self._flows[key] = (service, free)
+
+    def set_l2(self, l2: bool) -> None:
+        """See `Stage`."""
+        self.l2 = l2
+
+    def inherit(self, old: Stage, now: float) -> bool:
+        """See `Stage`; what waited for its flow's rate waits for the new one."""
+        for packet in old.surrender(now):
+            self.push(packet, now)
+        return True

@@ -113,32 +113,8 @@ class Pipeline:
         mine = {stage.kind: stage for stage in self.stages}
         for stage in reversed(old.stages):  # the nearest to the end go first
             heir = mine.get(stage.kind)
-            if isinstance(stage, Slot):
-                if isinstance(heir, Slot):
-                    for packet in stage.hand_over():
-                        heir.push(packet, now)
-                else:
-                    self._pass_on(stage.hand_over(), now, behind="slot")
-            elif isinstance(stage, Delay):
-                if isinstance(heir, Delay):
-                    heir.adopt(stage.hand_over())
-                else:
-                    self._pass_on([packet for _, _, packet in stage.hand_over()], now, behind="delay")
-            elif isinstance(stage, FlowRate):
-                packets = [packet for _, _, packet in stage.hand_over()]
-                if isinstance(heir, FlowRate):
-                    for packet in packets:
-                        heir.push(packet, now)
-                else:
-                    self._pass_on(packets, now, behind="perflow")
-            elif isinstance(stage, Quota):
-                if isinstance(heir, Quota):
-                    heir.used += stage.used
-            elif isinstance(stage, Rate):
-                if isinstance(heir, Rate):
-                    heir.adopt(stage.hand_over(now), now)
-                else:
-                    self._pass_on([packet for _, packet, _ in stage.hand_over(now)], now, behind="rate")
+            if heir is None or not heir.inherit(stage, now):
+                self._pass_on(stage.surrender(now), now, behind=stage.kind)
         self._advance(now)
 
     def release(self, now: float) -> list[Packet]:
@@ -148,20 +124,17 @@ class Pipeline:
         return bare.pop(now)
 
     def set_l2(self, l2: bool) -> None:
-        """Say whether packets begin with an Ethernet header; without a word they do not."""
+        """See `Stage`."""
         for stage in self.stages:
-            if isinstance(stage, Rate):
-                stage.queue.l2 = l2
-            elif isinstance(stage, FlowRate):
-                stage.l2 = l2
+            stage.set_l2(l2)
 
     def statistics(self) -> list[StageStatistics]:
         """Of each stage, in the order in which packets pass them."""
         return [stage.statistics() for stage in self.stages]
 
     def _pass_on(self, packets: Iterable[Packet], now: float, behind: str) -> None:
-        """Push `packets` into the first stage that comes behind those of the kind `behind`."""
-        following = _ORDER[_ORDER.index(behind) + 1 :]
+        """Push `packets` into the first stage that `build` puts behind those of the kind `behind`."""
+        following = _ORDER[_ORDER.index(behind) + 1 :] if behind in _ORDER else ()
         take = next((stage.push for stage in self.stages if stage.kind in following), self._arrive)
         for packet in packets:
             take(packet, now)

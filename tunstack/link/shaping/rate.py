@@ -207,9 +207,19 @@ class Rate(Stage):
             self._memory.give(packet)
         return packets
 
-    def adopt(self, packets: list[tuple[float, Packet, float]], now: float) -> None:
-        """Take what another rate has given up; the packet that was being sent goes on from where it is."""
-        for since, packet, part in packets:
+    def surrender(self, now: float) -> list[Packet]:
+        """See `Stage`."""
+        return [packet for _, packet, _ in self.hand_over(now)]
+
+    def set_l2(self, l2: bool) -> None:
+        """See `Stage`."""
+        self.queue.l2 = l2
+
+    def inherit(self, old: Stage, now: float) -> bool:
+        """See `Stage`; the packet that was being sent goes on from where it is, at the new rate."""
+        if not isinstance(old, Rate):
+            return False
+        for since, packet, part in old.hand_over(now):
             self.received += 1
             if not self._memory.take(packet):
                 self._drop(packet, DropReason.SHAPING_MEMORY)
@@ -217,6 +227,7 @@ class Rate(Stage):
                 self._send(packet, since, now, part)
             else:
                 self.queue.push(packet, since)
+        return True
 
     @property
     def marked(self) -> int:

@@ -111,7 +111,8 @@ class StageStatistics:
 class Stage:
     """The base of all, which passes everything on as it comes.
 
-    Subclasses define `push`, and if they hold packets all methods from `advance` on.
+    Subclasses define `push`, and if they hold packets all other methods but for `set_l2`, which is for those
+    that look into packets.
     """
 
     __slots__ = ("_drops", "_sink", "_time", "added", "dropped", "longest", "on_drop", "received", "sent")
@@ -148,6 +149,20 @@ class Stage:
 
     def clear(self) -> None:
         """Drop everything that is held: the link was cut."""
+
+    def set_l2(self, l2: bool) -> None:
+        """Say whether packets begin with an Ethernet header; without a word they do not."""
+
+    def inherit(self, old: Stage, now: float) -> bool:
+        """Take over what `old`, one of the same `kind`, is and holds; before the first `push`.
+
+        False: nothing has been taken, and `old` may `surrender`.
+        """
+        return False
+
+    def surrender(self, now: float) -> list[Packet]:
+        """Give up what is held, in the order in which it would leave; it was neither sent nor dropped."""
+        return []
 
     @property
     def marked(self) -> int:
