@@ -223,7 +223,7 @@ SHAPING_LINES = (
 )
 @click.option("--quick", is_flag=True, help="Fewer and shorter of each, 4 minutes.")
 @click.option(
-    "--netem", is_flag=True, help="Measure the kernel's netem at a veth pair in the place of tunstack."
+    "--netem", is_flag=True, help="Measure the kernel's netem beside it, at a veth pair, in what that can do."
 )
 @click.option("--datagrams", type=click.IntRange(1000, 10_000_000), help="Of each measurement of loss.")
 @click.option("--pace", type=click.FloatRange(1, 100_000), help="Datagrams a second, where many are sent.")
@@ -244,8 +244,6 @@ def shaping(
     if not sandbox.inside():
         sys.exit(sandbox.reenter(sys.argv[1:]))
     from bench.shaped.lines import Plan as ShapingPlan
-    from bench.shaped.link import ShapedLink
-    from bench.shaped.netem import NetemLink
     from bench.shaped.report import run as run_shaping
 
     plan = ShapingPlan()
@@ -257,8 +255,7 @@ def shaping(
     plan.pace = pace or plan.pace
     try:
         sandbox.prepare_host()
-        make = NetemLink if netem else ShapedLink
-        text, met = run_shaping(lines, plan, out, lambda line: click.echo(line, err=True), make)
+        text, met = run_shaping(lines, plan, out, lambda line: click.echo(line, err=True), netem=netem)
     except sandbox.BenchError as error:
         raise click.ClickException(str(error)) from None
     click.echo(text)

@@ -42,6 +42,7 @@ class Row:
         bound: what is allowed, in words.
         met: whether it is; None if there is no bound.
         more: beside it.
+        netem: what netem did in this case.
     """
 
     line: str
@@ -50,6 +51,7 @@ class Row:
     bound: str = ""
     met: bool | None = None
     more: str = ""
+    netem: str = ""
 
 
 @dataclasses.dataclass(kw_only=True)

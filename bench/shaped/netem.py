@@ -26,9 +26,9 @@ class NetemLink(Probed, Veth):
         self.target = SERVER_ADDRESS
         self._is_open = True
         self.guest.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")
-        # As a TAP of ours: what is shaped is what a wire would carry.
+        # What is shaped is what a wire would carry, its checksums included.
         for command in (("ethtool", "-K", self._name), (*self.guest.command("ethtool"), "-K", "eth0")):
-            run(*command, "tso", "off", "gso", "off", "gro", "off")
+            run(*command, "tso", "off", "gso", "off", "gro", "off", "tx", "off")
 
     def shape(self, **change: str | None) -> dict[str, Any]:
         """Change the link; directions that are not given are not shaped."""

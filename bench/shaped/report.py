@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.report import machine
 from bench.sandbox import BenchError
-from bench.shaped.lines import LINES, Plan, Row
+from bench.shaped.lines import LINES, AnyLink, Plan, Row
 from bench.shaped.link import ShapedLink
 from bench.shaped.netem import NetemLink
 
@@ -23,45 +23,73 @@ AXES = {
     "trace": ("time [s]", "bytes delivered [MB]", None),
     "loss": ("loss [%]", "goodput [Mbit/s]", "log"),
 }
+NETEM_LINES = ("rate", "delay", "loss", "jitter", "others", "impaired", "curve")
+"""What netem has words for."""
 _DROPPED = re.compile(r"dropped: (.*)")
 
 
 def run(
-    names: Sequence[str],
-    plan: Plan,
-    out: Path | None,
-    tell: Callable[[str], None],
-    make: Callable[[], ShapedLink | NetemLink] = ShapedLink,
+    names: Sequence[str], plan: Plan, out: Path | None, tell: Callable[[str], None], *, netem: bool = False
 ) -> tuple[str, bool]:
-    """Measure `names`; returns the report, and whether every bound was met. Writes into `out` as it goes."""
+    """Measure `names`; returns the report, and whether every bound was met. Writes into `out` as it goes.
+
+    With `netem` each of those that it can do is measured with the kernel's netem right after; what that does
+    stands beside ours, and is not judged.
+    """
     rows: list[Row] = []
     errors: list[str] = []
     about = machine(("tunstack",))
     for name in names:
-        start = time.monotonic()
-        link = make()
-        with contextlib.closing(link):
-            try:
-                for row in LINES[name](link, plan):
-                    rows.append(row)
-                    mark = {True: "met", False: "MISSED", None: ""}[row.met]
-                    tell(f"bench: {row.line}, {row.case}: {row.found} [{row.bound}] {mark}")
-            except BenchError as error:
-                errors.append(f"{name}: {error}")
-                tell(f"bench: {name}: {error}")
-            except Exception as error:  # the other measurements still have something to say
-                traceback.print_exc()
-                errors.append(f"{name}: {type(error).__name__}: {error}")
-            said = link.close()
-        if "Traceback" in said:
-            errors.append(f"{name}: the gateway failed: {said[-300:]}")
-        if name == "changes":
-            rows.append(_lost(said))
-        tell(f"bench: {name} took {time.monotonic() - start:.0f} s")
+        ours = _measure(name, ShapedLink, plan, errors, tell)
+        if netem and name in NETEM_LINES:
+            theirs = _measure(name, NetemLink, dataclasses.replace(plan, curves={}), errors, tell)
+            ours = beside(ours, theirs)
+        rows += ours
         if out is not None:
             _write(out, rows, errors, about, plan)
     met = not errors and all(row.met is not False for row in rows)
     return render(rows, errors, about, plan), met
+
+
+def _measure(
+    name: str, make: type[AnyLink], plan: Plan, errors: list[str], tell: Callable[[str], None]
+) -> list[Row]:
+    """The rows of one measurement with a link of its own."""
+    rows: list[Row] = []
+    start = time.monotonic()
+    who = make.__name__.removesuffix("Link").lower()
+    link = make()
+    with contextlib.closing(link):
+        try:
+            for row in LINES[name](link, plan):
+                rows.append(row)
+                mark = {True: "met", False: "MISSED", None: ""}[row.met]
+                tell(f"bench: {who}: {row.line}, {row.case}: {row.found} [{row.bound}] {mark}")
+        except BenchError as error:
+            errors.append(f"{name}: {error}")
+            tell(f"bench: {name}: {error}")
+        except Exception as error:  # the other measurements still have something to say
+            traceback.print_exc()
+            errors.append(f"{name}: {type(error).__name__}: {error}")
+        said = link.close()
+    if "Traceback" in said:
+        errors.append(f"{name}: the gateway failed: {said[-300:]}")
+    if name == "changes":
+        rows.append(_lost(said))
+    tell(f"bench: {who}: {name} took {time.monotonic() - start:.0f} s")
+    return rows
+
+
+def beside(ours: Sequence[Row], theirs: Sequence[Row]) -> list[Row]:
+    """`ours`, each with what was found in the same case of `theirs`."""
+    found = {(row.line, row.case): row for row in theirs}
+    marks = {True: "", False: " (outside)", None: ""}
+    return [
+        dataclasses.replace(row, netem=other.found + marks[other.met])
+        if (other := found.get((row.line, row.case)))
+        else row
+        for row in ours
+    ]
 
 
 def _lost(said: str) -> Row:
@@ -88,12 +116,18 @@ def render(rows: Sequence[Row], errors: Sequence[str], about: Mapping[str, Any],
         "",
         "; ".join(f"{key}: {value}" for key, value in about.items()),
         "",
-        "| line | case | found | bound | met | |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
+    heads = ["line", "case", "found", "bound", "met", ""]
+    is_compared = any(row.netem for row in rows)
+    if is_compared:
+        heads.insert(5, "netem found")
+    lines += ["| " + " | ".join(heads).rstrip() + " |", "|" + " --- |" * len(heads)]
     for row in rows:
         met = {True: "yes", False: "**no**", None: ""}[row.met]
-        lines.append(f"| {row.line} | {row.case} | {row.found} | {row.bound} | {met} | {row.more} |")
+        cells = [row.line, row.case, row.found, row.bound, met, row.more]
+        if is_compared:
+            cells.insert(5, row.netem)
+        lines.append("| " + " | ".join(cells) + " |")
     for name in plan.curves:
         lines += ["", f"![{name}](shaping-{name}.svg)"]
     lines += ["", *(f"- failed: {error}" for error in errors)]

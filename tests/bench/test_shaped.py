@@ -87,6 +87,25 @@ def test_what_the_gateway_dropped_is_a_row_of_the_report() -> None:
     assert "- failed: rate: it broke" in text
 
 
+def test_what_netem_did_stands_beside_the_same_case() -> None:
+    ours = [
+        lines.Row(line="loss", case="1% up", found="10", bound="5 to 15", met=True),
+        lines.Row(line="loss", case="1% down", found="11", bound="5 to 15", met=True),
+        lines.Row(line="trace", case="swing", found="off by 0", bound="1 byte", met=True),
+    ]
+    theirs = [
+        lines.Row(line="loss", case="1% down", found="16", bound="5 to 15", met=False),
+        lines.Row(line="loss", case="1% up", found="12", bound="5 to 15", met=True),
+    ]
+    rows = report.beside(ours, theirs)
+    text = report.render(rows, [], {}, lines.Plan())
+    assert "| line | case | found | bound | met | netem found | |\n| --- | --- |" in text
+    assert "| loss | 1% up | 10 | 5 to 15 | yes | 12 |  |" in text
+    assert "| loss | 1% down | 11 | 5 to 15 | yes | 16 (outside) |  |" in text
+    assert "| trace | swing | off by 0 | 1 byte | yes |  |  |" in text
+    assert "netem" not in report.render(ours, [], {}, lines.Plan())
+
+
 @pytest.mark.slow
 @pytest.mark.netns
 def test_a_small_run(tmp_path: pathlib.Path) -> None:
