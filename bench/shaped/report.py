@@ -83,9 +83,8 @@ def _measure(
 def beside(ours: Sequence[Row], theirs: Sequence[Row]) -> list[Row]:
     """`ours`, each with what was found in the same case of `theirs`."""
     found = {(row.line, row.case): row for row in theirs}
-    marks = {True: "", False: " (outside)", None: ""}
     return [
-        dataclasses.replace(row, netem=other.found + marks[other.met])
+        dataclasses.replace(row, netem=other.found + (" (outside)" if other.met is False else ""))
         if (other := found.get((row.line, row.case)))
         else row
         for row in ours
@@ -117,16 +116,13 @@ def render(rows: Sequence[Row], errors: Sequence[str], about: Mapping[str, Any],
         "; ".join(f"{key}: {value}" for key, value in about.items()),
         "",
     ]
-    heads = ["line", "case", "found", "bound", "met", ""]
     is_compared = any(row.netem for row in rows)
-    if is_compared:
-        heads.insert(5, "netem found")
+    heads = ["line", "case", "found", "bound", "met", *(["netem found"] if is_compared else []), ""]
     lines += ["| " + " | ".join(heads).rstrip() + " |", "|" + " --- |" * len(heads)]
     for row in rows:
         met = {True: "yes", False: "**no**", None: ""}[row.met]
-        cells = [row.line, row.case, row.found, row.bound, met, row.more]
-        if is_compared:
-            cells.insert(5, row.netem)
+        compared = [row.netem] if is_compared else []
+        cells = [row.line, row.case, row.found, row.bound, met, *compared, row.more]
         lines.append("| " + " | ".join(cells) + " |")
     for name in plan.curves:
         lines += ["", f"![{name}](shaping-{name}.svg)"]

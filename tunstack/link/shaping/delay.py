@@ -84,11 +84,6 @@ class Holding(Stage):
         """See `Stage`."""
         return self._held[0][0] if self._held else None
 
-    def clear(self) -> None:
-        """See `Stage`."""
-        for _, _, packet in self.hand_over():
-            self._drop(packet, DropReason.SHAPING_DETACHED)
-
     def hand_over(self) -> list[tuple[float, float, Packet]]:
         """Give up what is held: when each packet is due, since when it is here, and the packet, in order."""
         packets = [(due, since, packet) for due, _, since, packet in sorted(self._held)]
@@ -162,10 +157,11 @@ class Delay(Holding):
         self._latest = float("-inf")
         return super().hand_over()
 
-    def inherit(self, old: Stage, now: float) -> bool:
+    def inherit(self, old: Stage, now: float) -> None:
         """See `Stage`; each packet stays due when it was."""
         if not isinstance(old, Delay):
-            return False
+            super().inherit(old, now)
+            return
         for due, since, packet in old.hand_over():
             self.received += 1
             if not self._memory.take(packet):
@@ -174,4 +170,3 @@ class Delay(Holding):
             if self._keep_order:
                 self._latest = max(due, self._latest)
             self._hold(packet, since, due)
-        return True

@@ -46,12 +46,10 @@ class Quota(Stage):
             self.used = used
             self._forward(packet, at)
 
-    def inherit(self, old: Stage, now: float) -> bool:
+    def inherit(self, old: Stage, now: float) -> None:
         """See `Stage`; what has been used is used."""
-        if not isinstance(old, Quota):
-            return False
-        self.used += old.used
-        return True
+        if isinstance(old, Quota):
+            self.used += old.used
 
 
 class FlowRate(Holding):
@@ -95,9 +93,3 @@ class FlowRate(Holding):
     def set_l2(self, l2: bool) -> None:
         """See `Stage`."""
         self.l2 = l2
-
-    def inherit(self, old: Stage, now: float) -> bool:
-        """See `Stage`; what waited for its flow's rate waits for the new one."""
-        for packet in old.surrender(now):
-            self.push(packet, now)
-        return True

@@ -113,8 +113,10 @@ class Pipeline:
         mine = {stage.kind: stage for stage in self.stages}
         for stage in reversed(old.stages):  # the nearest to the end go first
             heir = mine.get(stage.kind)
-            if heir is None or not heir.inherit(stage, now):
+            if heir is None:
                 self._pass_on(stage.surrender(now), now, behind=stage.kind)
+            else:
+                heir.inherit(stage, now)
         self._advance(now)
 
     def release(self, now: float) -> list[Packet]:

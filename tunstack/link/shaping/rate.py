@@ -190,11 +190,6 @@ class Rate(Stage):
         """See `Stage`."""
         return None if self._sending is None else self._done
 
-    def clear(self) -> None:
-        """See `Stage`."""
-        for _, packet, _ in self.hand_over(self._done):
-            self._drop(packet, DropReason.SHAPING_DETACHED)
-
     def hand_over(self, now: float) -> list[tuple[float, Packet, float]]:
         """Give up what is held, in order: since when each packet is here, the packet, and its unsent part."""
         packets = [(since, packet, 1.0) for since, packet in self.queue.hand_over()]
@@ -215,10 +210,11 @@ class Rate(Stage):
         """See `Stage`."""
         self.queue.l2 = l2
 
-    def inherit(self, old: Stage, now: float) -> bool:
+    def inherit(self, old: Stage, now: float) -> None:
         """See `Stage`; the packet that was being sent goes on from where it is, at the new rate."""
         if not isinstance(old, Rate):
-            return False
+            super().inherit(old, now)
+            return
         for since, packet, part in old.hand_over(now):
             self.received += 1
             if not self._memory.take(packet):
@@ -227,7 +223,6 @@ class Rate(Stage):
                 self._send(packet, since, now, part)
             else:
                 self.queue.push(packet, since)
-        return True
 
     @property
     def marked(self) -> int:

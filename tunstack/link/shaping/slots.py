@@ -106,17 +106,6 @@ class Slot(Stage):
         """See `Stage`."""
         return self._next if self._held else None
 
-    def clear(self) -> None:
-        """See `Stage`."""
-        for packet in self.surrender(0.0):
-            self._drop(packet, DropReason.SHAPING_DETACHED)
-
-    def inherit(self, old: Stage, now: float) -> bool:
-        """See `Stage`; what waited for a slot of the other waits for one of this."""
-        for packet in old.surrender(now):
-            self.push(packet, now)
-        return True
-
     def surrender(self, now: float) -> list[Packet]:
         """See `Stage`."""
         packets = [packet for _, packet in self._held]

@@ -111,8 +111,8 @@ class StageStatistics:
 class Stage:
     """The base of all, which passes everything on as it comes.
 
-    Subclasses define `push`, and if they hold packets all other methods but for `set_l2`, which is for those
-    that look into packets.
+    Subclasses define `push`; if they hold packets `advance`, `next_timeout`, `surrender` and the properties;
+    `set_l2` if they look into packets; and `inherit` if packets that come anew are not all to take over.
     """
 
     __slots__ = ("_drops", "_sink", "_time", "added", "dropped", "longest", "on_drop", "received", "sent")
@@ -149,16 +149,19 @@ class Stage:
 
     def clear(self) -> None:
         """Drop everything that is held: the link was cut."""
+        for packet in self.surrender(0.0):
+            self._drop(packet, DropReason.SHAPING_DETACHED)
 
     def set_l2(self, l2: bool) -> None:
         """Say whether packets begin with an Ethernet header; without a word they do not."""
 
-    def inherit(self, old: Stage, now: float) -> bool:
+    def inherit(self, old: Stage, now: float) -> None:
         """Take over what `old`, one of the same `kind`, is and holds; before the first `push`.
 
-        False: nothing has been taken, and `old` may `surrender`.
+        Here what it holds comes anew.
         """
-        return False
+        for packet in old.surrender(now):
+            self.push(packet, now)
 
     def surrender(self, now: float) -> list[Packet]:
         """Give up what is held, in the order in which it would leave; it was neither sent nor dropped."""
