@@ -6,9 +6,10 @@ events, flush the stack and write the device, once for the round. After a round 
 waiting, up to `ROUNDS` times, because under load the next round is nearly always due and a turn of the trio
 loop costs as much as several packets; then it yields to trio.
 
-A shaped link has its offloads turned off, and no fast path; `shape` may change that at any time. What is read
-goes through the up pipeline and reaches the stack when it has left that, coalesced again; what the stack
-sends goes through the down pipeline and then to the transmit queue.
+A shaped link has its offloads turned off; `shape` may change that at any time. What is read goes through the
+up pipeline and reaches the stack when it has left that, coalesced again; what the stack sends goes through
+the down pipeline and then to the transmit queue. Where both pipelines have a native form they are lent to the
+fast path, which shapes all traffic then, Python's too; where one has none, there is no fast path.
 
 Timers: the earliest deadline of stack, NAT and shaping is the deadline of a cancel scope around the wait. For
 a shaped link there is an `Alarm` beside, as those deadlines count milliseconds.
@@ -131,15 +132,16 @@ class Engine:
         if shaper is self.shaper:
             return
         self.shaper = shaper
+        self._set_train_limit()
         port = self._port
         if port is None:
             return
         now = trio.current_time()
         try:
+            self._close_fast(now)
             if self._shaped is not None:
                 self._shaped.release(now)
                 self._shaped = None
-            self._close_fast(now)
             waiting = port.queue.hand_over()
             port.detach(self.poller)
             device = port.device
@@ -155,20 +157,48 @@ class Engine:
             self.detach()
         self.wake()
 
-    def change_shape(self, up: ShapeSpec | None, down: ShapeSpec | None) -> None:
+    def change_shape(self, up: ShapeSpec | None, down: ShapeSpec | None, *, is_cut: bool) -> None:
         """Let the shaper that there is do this from now on; see `Shaper.change`. Not from within a round."""
-        shaper = self.shaper
+        shaper, shaped = self.shaper, self._shaped
         assert shaper is not None
         now = trio.current_time()
-        shaper.change(up, down, now)
-        if self._shaped is not None:
-            try:
-                self._shaped.advance(now)
-                self._shaped.flush(now)
-            except DeviceClosed:
-                self.detach()
-        shaper.prune()
+        if shaped is not None:
+            shaped.take_back()
+        try:
+            shaper.change(up, down, now)
+            if shaped is not None:
+                shaped.advance(now)
+                shaped.flush(now)
+            shaper.prune()
+            shaper.set_cut(is_cut)
+            self._set_train_limit()
+        except DeviceClosed:
+            self.detach()
+        finally:
+            self._settle_fast(now)
         self.wake()
+
+    def settle_shaping(self) -> None:
+        """Bring the statistics of the shaper up to date. Not from within a round."""
+        if self._shaped is not None and self._shaped.take_back():
+            self._settle_fast(trio.current_time())
+
+    def _settle_fast(self, now: float) -> None:
+        """Shape in C again, or in Python from now on: the pipelines were taken back, and maybe changed."""
+        port, shaped = self._port, self._shaped
+        if port is None or shaped is None:
+            return
+        if not shaped.has_native_form:
+            self._close_fast(now)
+        elif self._fast is not None:
+            shaped.lend(self._fast.fast)
+        else:
+            self._set_fast(self._make_fast(port.device))
+
+    def _set_train_limit(self) -> None:
+        self.stack.set_train_limit(None if self.shaper is None else self.shaper.train_limit)
+        if self._fast is not None:
+            self._fast.take_train_limit()
 
     def _open_port(self, device: Device) -> None:
         if self.shaper is None:
@@ -183,6 +213,8 @@ class Engine:
         if self._fast is not None:
             self._fast.close(now)
             self._set_fast(None)
+            if self._shaped is not None:
+                self._shaped.take_back()
             device = None if self._port is None else self._port.device
             if isinstance(device, StreamDevice):
                 device.take_back()
@@ -201,12 +233,18 @@ class Engine:
             self.detached.set()
 
     def _make_fast(self, device: Device) -> FastFlows | None:
-        """The fast path for `device`, where there can be one: it needs all offloads for TCP."""
-        offloads = device.offloads
-        if self.set_carrier is None or self.shaper is not None or not fastpath.available:
+        """The fast path for `device`, where there can be one.
+
+        It needs all offloads for TCP, unless a shaper cuts all trains, which has to have a native form.
+        """
+        offloads, shaped = device.offloads, self._shaped
+        if self.set_carrier is None or not fastpath.available:
+            return None
+        if shaped is not None and not shaped.has_native_form:
             return None
         if isinstance(device, VnetDevice):
-            if not (offloads.checksum and offloads.tso4 and offloads.tso6):
+            has_all = offloads.checksum and offloads.tso4 and offloads.tso6
+            if not (device.has_header and (has_all or shaped is not None)):
                 return None
         elif not isinstance(device, StreamDevice):
             return None
@@ -226,6 +264,8 @@ class Engine:
             fast.c.burst_minimum = 1
         fast.c.udp.uso = device.offloads.uso
         fast.c.clock_offset = trio.current_time() - time.monotonic()
+        if shaped is not None:
+            shaped.lend(fast)
         return FastFlows(fast, stack)
 
     @property
@@ -293,9 +333,7 @@ class Engine:
             rounds += 1
             ready = poller.poll()
             if not ready and not self._woken:
-                deadline = self._next_deadline()
-                shaped = self._shaped
-                wait = deadline if shaped is None else shaped.set_alarm(deadline, trio.current_time())
+                wait = self._sleep_until(self._next_deadline())
                 if wait is not None:
                     rounds = 0
                     ready = await self._wait(wait)
@@ -323,9 +361,12 @@ class Engine:
             except DeviceClosed:
                 self.detach()
                 return
+            deadline = None
             if not busy and not self._woken:
+                deadline = self._sleep_until(min(self._next_deadline(), fast.next_timeout()))
+            if deadline is not None:
                 others.are_due = False
-                await self._wait_fast(min(self._next_deadline(), fast.next_timeout()))
+                await self._wait_fast(deadline)
             elif c.now >= end or others.are_due:
                 others.are_due = False
                 await trio.lowlevel.checkpoint()
@@ -349,6 +390,8 @@ class Engine:
         if fast.changes != self.stack.link.changes:
             fast.check_neighbours(now)
         fast.offer()
+        if self._shaped is not None:
+            self._shaped.count_drops()
         return status > 0
 
     def _take_fast(self, fast: FastFlows, now: float) -> None:
@@ -368,6 +411,11 @@ class Engine:
             port.write(device.take_frames([memoryview(frame) for frame in refused]))
         if fast.fast.c.device_errno:
             raise DeviceClosed(os.strerror(fast.fast.c.device_errno))
+
+    def _sleep_until(self, deadline: float) -> float | None:
+        """The deadline for trio's wait; None: `deadline` is too near for one."""
+        shaped = self._shaped
+        return deadline if shaped is None else shaped.set_alarm(deadline, trio.current_time())
 
     async def _wait_fast(self, deadline: float) -> None:
         """Wait until something is ready, `deadline` passes or somebody calls `wake`."""

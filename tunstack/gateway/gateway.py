@@ -264,6 +264,7 @@ class Gateway(VirtualHost):
             return {}
         from tunstack.link.shaping.classes import parts_of
 
+        self.engine.settle_shaping()
         return {
             f"{way} {match}" if match is not None else way: pipeline.statistics()
             for way, shaped in (("up", shaper.up), ("down", shaper.down))
@@ -355,20 +356,16 @@ class Gateway(VirtualHost):
         from tunstack.gateway.files import read
         from tunstack.link.shaping.shaper import Shaper
 
-        before, shaper = self.shaping, self.engine.shaper
+        before, was_cut, shaper = self.shaping, not self.is_link_up, self.engine.shaper
         if shaper is None:
             seed = random.SystemRandom().getrandbits(64)
             shaper = Shaper(up, down, seed, self._limits, self.stack.drops, read)
+            shaper.set_cut(is_cut)
         else:
-            self.engine.change_shape(up, down)
-        if is_cut and not shaper.is_cut:
-            shaper.cut()
-            log.info("the link is down")
-        elif shaper.is_cut and not is_cut:
-            shaper.is_cut = False
-            log.info("the link is up")
-        self.stack.set_train_limit(shaper.train_limit)
+            self.engine.change_shape(up, down, is_cut=is_cut)
         self.engine.shape(None if shaper.is_idle else shaper)
+        if is_cut != was_cut:
+            log.info("the link is %s", "down" if is_cut else "up")
         for name, spec in (("up", up), ("down", down)):
             if spec != before[name]:
                 log.info("shaping %s: %s", name, "no more" if spec is None else spec)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunstack import native
+from tunstack.errors import DropReason
 from tunstack.gateway.alarm import make_alarm
 from tunstack.link.devices.base import Device
+from tunstack.link.devices.vnet_header import pack_header
 from tunstack.link.transmit import TransmitQueue
 from tunstack.nat.poller import READ, WRITE, Poller
 from tunstack.packet import Packet
@@ -14,6 +16,8 @@ from tunstack.packet import Packet
 if TYPE_CHECKING:
     from tunstack.gateway.engine import Engine
     from tunstack.link.shaping.shaper import Shaper
+    from tunstack.native.fastpath import FastPath, Shape
+    from tunstack.native.pipeline import NativePipeline
 
 _BEHIND = 0.005
 """Seconds by which trio's own timer stands behind an alarm, which makes it needless."""
@@ -98,9 +102,12 @@ class DevicePort:
 
 
 class ShapedPort(DevicePort):
-    """The same with `shaper` between the device and the stack."""
+    """The same with `shaper` between the device and the stack.
 
-    __slots__ = ("_alarm", "_shaper")
+    While the pipelines are lent to a fast path, what that has read has passed them; it takes what is sent.
+    """
+
+    __slots__ = ("_alarm", "_natives", "_shape", "_shaper")
 
     def __init__(self, engine: Engine, device: Device, shaper: Shaper) -> None:
         from tunstack.link.shaping.stage import PACKET_OVERHEAD  # who does not shape does not pay for it
@@ -111,6 +118,8 @@ class ShapedPort(DevicePort):
         room = limits.shaping_memory // (device.offloads.mtu + PACKET_OVERHEAD)
         super().__init__(engine, device, max(limits.transmit_queue, room))
         self._shaper = shaper
+        self._shape: Shape | None = None
+        self._natives: tuple[NativePipeline, NativePipeline]
         shaper.attach(engine.stack.l2)
         self._alarm = make_alarm()
 
@@ -139,9 +148,38 @@ class ShapedPort(DevicePort):
         self._alarm.set(at)
         return deadline + _BEHIND
 
+    @property
+    def has_native_form(self) -> bool:
+        """Whether the pipelines can be lent."""
+        return self._shaper.has_native_form
+
+    def lend(self, fast: FastPath) -> None:
+        """Let `fast` shape the link from now on. MemoryError."""
+        self._natives = up, down = self._shaper.lend()
+        self._shape = fast.open_shape(up.c, down.c)
+
+    def take_back(self) -> bool:
+        """Shape it in Python again; False if that is so anyway."""
+        shape = self._shape
+        if shape is None:
+            return False
+        self.count_drops()
+        shape.close()
+        self._shape = None
+        self._shaper.restore(self._natives)
+        return True
+
+    def count_drops(self) -> None:
+        """Count what was dropped by a fast path."""
+        shape = self._shape
+        if shape is not None and shape.has_dropped:
+            self._shaper.count_drops(self._natives)
+            if bad := shape.take_bad():
+                self._engine.stack.drops.add(DropReason.BAD_VNET_HEADER, bad)
+
     def next_timeout(self) -> float | None:
-        """When something comes out of either pipeline."""
-        return self._shaper.next_timeout()
+        """When something comes out of either pipeline, unless they are lent."""
+        return None if self._shape is not None else self._shaper.next_timeout()
 
     def clear(self) -> None:
         """Drop what is on its way."""
@@ -158,24 +196,29 @@ class ShapedPort(DevicePort):
             self.write(release(down, now))
 
     def take(self, packets: list[Packet], now: float) -> None:
-        if self._shaper.up is None and not self._shaper.is_cut:
+        if self._shape is not None or (self._shaper.up is None and not self._shaper.is_cut):
             super().take(packets, now)
         else:
             self._shaper.push_up(packets, self._engine.stack.l2, now)
             self.advance(now)
 
     def advance(self, now: float) -> None:
-        """Hand to the stack what has come out of the up pipeline."""
+        """Hand to the stack what has come out of the up pipeline, unless it is lent."""
         up = self._shaper.up
-        if up is not None and (packets := up.pop(now)):
+        if self._shape is None and up is not None and (packets := up.pop(now)):
             self._arrive(packets, now)
 
     def flush(self, now: float) -> None:
         down = self._shaper.down
+        stack = self._engine.stack
+        if (shape := self._shape) is not None:
+            for packet in stack.poll_transmit(now):
+                shape.put(pack_header(packet) + packet.tobytes(), now)
+            self.write([])
+            return
         if down is None and not self._shaper.is_cut:
             super().flush(now)
             return
-        stack = self._engine.stack
         self._shaper.push_down(stack.poll_transmit(now), stack.l2, now)
         self.write([] if down is None else down.pop(now))
 

@@ -191,6 +191,11 @@ class FastFlows:
             if self._stack.link.known_header(held.connection.remote) != held.link_header:
                 self.take_back(held, now)
 
+    def take_train_limit(self) -> None:
+        """The stack's limit for super-segments has changed: C's flows go by the new one."""
+        for held in self._leases.values():
+            held.c.train = held.connection.sender.train_limit
+
     @property
     def segments(self) -> int:
         """Segments that C has received and sent."""

@@ -45,7 +45,13 @@ ffibuilder.cdef(
 def _fastpath_cdef() -> str:
     """What Python sees of the headers: all but what stands "Between the files"; without numbers."""
     parts = []
-    headers = {"fastpath": "TS_FAST_FRAMES", "fast_udp": "TS_UDP_QUOTE", "fast_stream": "TS_STREAM_FRAME"}
+    headers = {
+        "fastpath": "TS_FAST_FRAMES",
+        "fast_udp": "TS_UDP_QUOTE",
+        "fast_stream": "TS_STREAM_FRAME",
+        "pipeline": "TS_RANDOM_WORDS",
+        "fast_shape": "TS_SHAPE_READ",
+    }
     for name, first in headers.items():
         text = (pathlib.Path(_SOURCES) / f"{name}.h").read_text()
         parts.append(text[text.index(f"#define {first}") : text.index("/* Between the files. */")])
@@ -60,7 +66,8 @@ if _FASTPATH:
 
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
-    _NAMES += [f"fast_{name}" for name in ("table", "queue", "input", "output", "udp", "stream", "loop")]
+    _PARTS = ("table", "queue", "input", "output", "udp", "stream", "shape", "loop")
+    _NAMES += [*(f"fast_{name}" for name in _PARTS), "pipeline"]
 
 
 def _compile_args() -> list[str]:
@@ -80,12 +87,13 @@ ffibuilder.set_source(
     #endif
     #include "native.h"
     #if defined(__linux__)
+    #include "fast_shape.h"
     #include "fast_stream.h"
     #include "fast_udp.h"
     #endif
     """,
     sources=[f"{_SOURCES}/{name}.c" for name in _NAMES],
-    depends=[f"{_SOURCES}/{name}.h" for name in ("native", "wire", "fastpath", "fast_udp", "fast_stream")],
+    depends=sorted(map(str, pathlib.Path(_SOURCES).glob("*.h"))),
     include_dirs=[_SOURCES],
     extra_compile_args=_compile_args(),
 )

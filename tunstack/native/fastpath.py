@@ -1,6 +1,7 @@
 """The fast path, as Python sees it: established flows of TCP and UDP that are carried in C.
 
-`csrc/fastpath.h` and `csrc/fast_udp.h` state the theory of operation and every field; `tunstack.tcp.lease`
+The headers in `csrc` state the theory of operation and every field: `fastpath.h`, and for UDP, for a stream
+as the device and for a shaped link `fast_udp.h`, `fast_stream.h` and `fast_shape.h`. `tunstack.tcp.lease`
 fills a flow in and reads it back, `tunstack.nat.fast` and `tunstack.nat.fast_udp` decide on flows. There is
 no twin of this module: the reference is the Python stack itself, and where `available` is False that carries
 every flow.
@@ -90,6 +91,36 @@ class Stream:
         return counts
 
 
+class Shape:
+    """The shaping of a fast path's link; see `csrc/fast_shape.h`."""
+
+    __slots__ = ("_c", "_owner", "_pipelines")
+
+    def __init__(self, owner: FastPath, c: Any, pipelines: tuple[Any, Any]) -> None:
+        self._owner = owner  # whose memory it is
+        self._pipelines = pipelines
+        self._c = c
+
+    def put(self, packet: bytes, now: float) -> None:
+        """Send `packet`, virtio-net header first, down."""
+        lib.ts_shape_put(self._c, packet, len(packet), now)
+
+    @property
+    def has_dropped(self) -> bool:
+        """Whether there is something to count: packets that a pipeline has dropped, or `take_bad`."""
+        return any(pipeline.dropped for pipeline in self._pipelines) or self._c.bad != 0
+
+    def take_bad(self) -> int:
+        """How many packets did not agree with their virtio-net header, since the last call."""
+        bad: int = self._c.bad
+        self._c.bad = 0
+        return bad
+
+    def close(self) -> None:
+        """The link is shaped no longer, or by another; the pipelines stay as they are."""
+        lib.ts_shape_close(self._owner.c)
+
+
 class FastPath:
     """The C side of one gateway: its flows, and the rounds in which they are served.
 
@@ -116,6 +147,10 @@ class FastPath:
         `most`: bytes of the largest frame to send. MemoryError.
         """
         return Stream(self, _or_error(lib.ts_stream_open(self.c, fd, prefix, little, most)))
+
+    def open_shape(self, up: Any, down: Any) -> Shape:
+        """Shape the link by two `struct ts_pipeline`, which must stay as long. MemoryError."""
+        return Shape(self, _or_error(lib.ts_shape_open(self.c, up, down)), (up, down))
 
     def __len__(self) -> int:
         """Flows that are carried in C."""

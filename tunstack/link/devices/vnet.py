@@ -172,6 +172,11 @@ class VnetDevice:
         """The descriptor; -1 after `close`."""
         return self._fd
 
+    @property
+    def has_header(self) -> bool:
+        """Whether a virtio-net header stands in front of each frame."""
+        return self._vnet
+
     def set_offloads(self, enabled: bool) -> None:
         """Negotiate every offload that the kernel has, or none; possible at any time.
 

@@ -73,6 +73,11 @@ class Classes:
         for pipeline in self._pipelines:
             pipeline.set_l2(l2)
 
+    @property
+    def has_native_form(self) -> bool:
+        """See `Pipeline`; there is none."""
+        return False
+
     def parts(self) -> dict[Match | None, Pipeline]:
         """The pipelines by what they are for; None: for all others."""
         return self._parts

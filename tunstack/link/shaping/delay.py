@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from tunstack.errors import DropReason
 from tunstack.link.shaping.stage import Chance, Memory, Stage
+from tunstack.native.fastpath import lib
+from tunstack.native.pipeline import NativePipeline, can_lend
 from tunstack.packet import Packet
 
 Draw = Callable[[], float]
@@ -26,19 +28,30 @@ class Constant:
     def __call__(self) -> float:
         return self.seconds
 
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        native.c.delay = self.seconds
+
 
 class Uniform:
     """A `Draw` between `seconds - jitter` and `seconds + jitter`, each value as likely as any other."""
 
-    __slots__ = ("_random", "jitter", "seconds")
+    __slots__ = ("_random", "jitter", "rng", "seconds")
 
     def __init__(self, seconds: float, jitter: float, rng: random.Random) -> None:
         self.seconds = seconds
         self.jitter = jitter
+        self.rng = rng
         self._random = rng.random
 
     def __call__(self) -> float:
         return max(0.0, self.seconds + self.jitter * (2 * self._random() - 1))
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        native.c.delay = self.seconds
+        native.c.jitter = self.jitter
+        native.lend_random(native.c.delay_random, self.rng)
 
 
 class Normal:
@@ -170,3 +183,36 @@ class Delay(Holding):
             if self._keep_order:
                 self._latest = max(due, self._latest)
             self._hold(packet, since, due)
+
+    @property
+    def has_native_form(self) -> bool:
+        """See `Stage`."""
+        draw = self._draw
+        if self._reorder is not None:
+            return False
+        return isinstance(draw, Constant) or (isinstance(draw, Uniform) and can_lend(draw.rng))
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        super().lend(native)
+        c, draw = native.c, self._draw
+        assert isinstance(draw, Constant | Uniform)
+        c.has_delay = True
+        draw.lend(native)
+        c.keep_order = self._keep_order
+        c.latest = self._latest
+        self._memory.lend(native)
+        for due, _, since, packet in sorted(self._held):
+            native.put(lib.TS_AT_DELAY, packet.tobytes(), since, due)
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        super().restore(native)
+        if isinstance(self._draw, Uniform):
+            native.restore_random(native.c.delay_random, self._draw.rng)
+        self._latest = native.c.latest
+        self._held.clear()
+        self._count = self._bytes = 0
+        for since, due, data in native.take(lib.TS_AT_DELAY):
+            self._hold(Packet(data), since, due)
+        self._memory.restore(native)

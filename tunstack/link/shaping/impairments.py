@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from tunstack.errors import DropReason
-from tunstack.link.shaping.stage import Chance, Stage
+from tunstack.link.shaping.stage import Bernoulli, Chance, Stage
+from tunstack.native.pipeline import NativePipeline, can_lend
 from tunstack.packet import Packet
 
 
@@ -29,6 +30,29 @@ class Loss(Stage):
             self._drop(packet, DropReason.SHAPING_LOSS)
         else:
             self._forward(packet, at)
+
+    @property
+    def has_native_form(self) -> bool:
+        """See `Stage`."""
+        return isinstance(self._chance, Bernoulli) and can_lend(self._chance.rng)
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        super().lend(native)
+        chance, rng = self._independent()
+        native.c.has_loss = True
+        native.c.loss = chance.probability
+        native.lend_random(native.c.loss_random, rng)
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        super().restore(native)
+        native.restore_random(native.c.loss_random, self._independent()[1])
+
+    def _independent(self) -> tuple[Bernoulli, random.Random]:
+        chance = self._chance
+        assert isinstance(chance, Bernoulli) and isinstance(chance.rng, random.Random)
+        return chance, chance.rng
 
 
 class Duplicate(Stage):

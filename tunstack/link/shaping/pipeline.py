@@ -30,12 +30,17 @@ from tunstack.link.shaping.trace import (
     parse,
 )
 from tunstack.link.shaping.units import ShapeError
+from tunstack.native.fastpath import lib
+from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Packet
 
 Parsed = TypeVar("Parsed")
 
 _ORDER = ("duplicate", "loss", "corrupt", "quota", "perflow", "rate", "delay", "slot")
 """The kinds of stages that `build` makes, as packets pass them."""
+
+_NATIVE_ORDER = ("loss", "rate", "delay")
+"""Those among them of which the native form of a pipeline has one each, at the most."""
 
 
 class Pipeline:
@@ -129,6 +134,41 @@ class Pipeline:
         """See `Stage`."""
         for stage in self.stages:
             stage.set_l2(l2)
+
+    @property
+    def has_native_form(self) -> bool:
+        """Whether it can be lent; not while somebody is told of drops."""
+        kinds = [stage.kind for stage in self.stages]
+        if kinds != [kind for kind in _NATIVE_ORDER if kind in kinds]:
+            return False
+        return all(stage.has_native_form and stage.on_drop is None for stage in self.stages)
+
+    def lend(self, native: NativePipeline) -> None:
+        """Let `native`, a new one, go on with all that is here, until it is restored; see `Stage`.
+
+        Raises:
+            MemoryError: and nothing has changed.
+        """
+        for at, packet in self._passed:
+            native.put(lib.TS_AT_END, packet.tobytes(), at, at)
+        for stage in self.stages:
+            stage.lend(native)
+        self._passed.clear()
+        for stage in self.stages:
+            stage.surrender(0.0)
+
+    def restore(self, native: NativePipeline) -> None:
+        """Take all of it back."""
+        for stage in self.stages:
+            stage.restore(native)
+        self._passed.extend((at, Packet(data)) for _, at, data in native.take(lib.TS_AT_END))
+
+    def count_drops(self, native: NativePipeline) -> None:
+        """Count what `native`, to which this is lent, has dropped."""
+        if native.c.dropped:
+            native.c.dropped = 0
+            for stage in self.stages:
+                stage.count_drops(native)
 
     def statistics(self) -> list[StageStatistics]:
         """Of each stage, in the order in which packets pass them."""

@@ -13,7 +13,12 @@ from typing import ClassVar, Protocol
 
 from tunstack.errors import DropReason
 from tunstack.link.shaping.stage import Memory, Stage
+from tunstack.native.fastpath import lib
+from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Packet
+
+_ENDLESS = (1 << 64) - 1
+"""A bound that is none, in C."""
 
 
 class Queue(Protocol):
@@ -91,6 +96,20 @@ class Steady:
         self._free = max(self._free, at - self._burst) + size * self._seconds_per_byte
         return max(at, self._free)
 
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        c = native.c
+        c.seconds_per_byte = self._seconds_per_byte
+        c.overhead = self._overhead
+        c.cell = self._cell
+        c.cell_overhead = self._cell_overhead
+        c.burst = self._burst
+        c.free = self._free
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        self._free = native.c.free
+
 
 class DropTail:
     """First in, first out; what finds the queue full is dropped.
@@ -141,6 +160,19 @@ class DropTail:
         self._waiting.clear()
         self.size = 0
         return packets
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        native.c.queue_packets = _ENDLESS if self._packets is None else self._packets
+        native.c.queue_bytes = _ENDLESS if self._bytes is None else self._bytes
+        for since, packet in self._waiting:
+            native.put(lib.TS_AT_QUEUE, packet.tobytes(), since)
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        self._waiting.clear()
+        self._waiting.extend((since, Packet(data)) for since, _, data in native.take(lib.TS_AT_QUEUE))
+        self.size = sum(len(packet) for _, packet in self._waiting)
 
 
 class Rate(Stage):
@@ -223,6 +255,38 @@ class Rate(Stage):
                 self._send(packet, since, now, part)
             else:
                 self.queue.push(packet, since)
+
+    @property
+    def has_native_form(self) -> bool:
+        """See `Stage`."""
+        return isinstance(self._service, Steady) and isinstance(self.queue, DropTail)
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        super().lend(native)
+        native.c.has_rate = True
+        for part in self._native_parts():
+            part.lend(native)
+        native.c.begun = self._begun
+        native.c.done = self._done
+        if self._sending is not None:
+            native.put(lib.TS_AT_RATE, self._sending.tobytes(), self._since)
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        super().restore(native)
+        self._begun = native.c.begun
+        self._done = native.c.done
+        self._sending = None
+        for since, _, data in native.take(lib.TS_AT_RATE):
+            self._sending, self._since = Packet(data), since
+        for part in self._native_parts():
+            part.restore(native)
+
+    def _native_parts(self) -> tuple[Steady, DropTail, Memory]:
+        service, queue = self._service, self.queue
+        assert isinstance(service, Steady) and isinstance(queue, DropTail)
+        return service, queue, self._memory
 
     @property
     def marked(self) -> int:

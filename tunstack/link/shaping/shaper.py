@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from tunstack import native
 from tunstack.errors import DropCounters, DropReason, LocalError
 from tunstack.limits import Limits
-from tunstack.link.shaping.classes import Shaped, build_classes, inherit
+from tunstack.link.shaping.classes import Classes, Shaped, build_classes, inherit
 from tunstack.link.shaping.pipeline import Pipeline, read_none
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.link.shaping.stage import Read
+from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Checksum, Packet
 
 TRAIN_SECONDS = 0.001
@@ -97,10 +98,51 @@ class Shaper:
         if self.down_spec is None:
             self.down = None
 
-    def cut(self) -> None:
-        """The link goes down: drop what is on its way, and all that comes, until `is_cut` is False again."""
-        self.is_cut = True
-        self.clear()
+    def set_cut(self, is_cut: bool) -> None:
+        """The link goes down, and what is on its way is dropped, or comes up again."""
+        if is_cut and not self.is_cut:
+            self.clear()
+        self.is_cut = is_cut
+
+    @property
+    def has_native_form(self) -> bool:
+        """Whether both directions can be lent."""
+        return not self.is_cut and all(one is None or one.has_native_form for one in (self.up, self.down))
+
+    def lend(self) -> tuple[NativePipeline, NativePipeline]:
+        """The native forms of up and down, with all that is inside; of a direction without one, no stage.
+
+        Until they are restored, which must be before any other call, nothing is here. MemoryError.
+        """
+        natives = NativePipeline(), NativePipeline()
+        lent = []
+        try:
+            for pipeline, form in zip(self._lendable(), natives, strict=True):
+                if pipeline is not None:
+                    pipeline.lend(form)
+                    lent.append((pipeline, form))
+        except MemoryError:
+            for pipeline, form in lent:
+                pipeline.restore(form)
+            raise
+        return natives
+
+    def restore(self, natives: tuple[NativePipeline, NativePipeline]) -> None:
+        """Take everything back."""
+        for pipeline, form in zip(self._lendable(), natives, strict=True):
+            if pipeline is not None:
+                pipeline.restore(form)
+
+    def count_drops(self, natives: tuple[NativePipeline, NativePipeline]) -> None:
+        """Count what the native forms have dropped."""
+        for pipeline, form in zip(self._lendable(), natives, strict=True):
+            if pipeline is not None:
+                pipeline.count_drops(form)
+
+    def _lendable(self) -> tuple[Pipeline | None, Pipeline | None]:
+        up, down = self.up, self.down
+        assert not isinstance(up, Classes) and not isinstance(down, Classes)
+        return up, down
 
     def _build(self, spec: ShapeSpec, seed: int, *, up: bool) -> Shaped:
         return build_classes(spec, seed, self._limits, self._drops, self._read, up=up)

@@ -13,19 +13,25 @@ rules make that work:
 Packets are wire-size (no `gso_size`), complete (no partial checksum) and own their bytes. Two may share them:
 a stage that changes bytes copies first. Randomness comes as a `Chance`, a function without arguments, so that
 correlated, bursty or scripted decisions take the place of independent ones without a new stage.
+
+Some stages have a native form, which does the same in C. They *lend* it all that they are and hold; until
+that is *restored* they are not to be used.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from mypy_extensions import mypyc_attr
 
 from tunstack.errors import DropCounters, DropReason
 from tunstack.link.shaping.laws import Source
 from tunstack.packet import Packet
+
+if TYPE_CHECKING:
+    from tunstack.native.pipeline import NativePipeline
 
 Sink = Callable[[Packet, float], None]
 """Takes a packet and the time at which it arrives there."""
@@ -46,10 +52,11 @@ PACKET_OVERHEAD = 384
 class Bernoulli:
     """A `Chance` of fixed probability (0..1); decisions are as independent as the numbers of `rng`."""
 
-    __slots__ = ("_random", "probability")
+    __slots__ = ("_random", "probability", "rng")
 
     def __init__(self, probability: float, rng: Source) -> None:
         self.probability = probability
+        self.rng = rng
         self._random = rng.random
 
     def __call__(self) -> bool:
@@ -76,6 +83,16 @@ class Memory:
     def give(self, packet: Packet) -> None:
         """`packet`, which was taken, is held no longer."""
         self.used -= len(packet) + PACKET_OVERHEAD
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        native.c.memory_limit = self.limit
+        native.c.memory_used = self.used
+        native.c.memory_overhead = PACKET_OVERHEAD
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        self.used = native.c.memory_used
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +129,8 @@ class Stage:
     """The base of all, which passes everything on as it comes.
 
     Subclasses define `push`; if they hold packets `advance`, `next_timeout`, `surrender` and the properties;
-    `set_l2` if they look into packets; and `inherit` if packets that come anew are not all to take over.
+    `set_l2` if they look into packets; `inherit` if packets that come anew are not all to take over; and
+    `has_native_form`, `lend` and `restore` if there is a native form.
     """
 
     __slots__ = ("_drops", "_sink", "_time", "added", "dropped", "longest", "on_drop", "received", "sent")
@@ -166,6 +184,35 @@ class Stage:
     def surrender(self, now: float) -> list[Packet]:
         """Give up what is held, in the order in which it would leave; it was neither sent nor dropped."""
         return []
+
+    @property
+    def has_native_form(self) -> bool:
+        """Whether it can be lent."""
+        return False
+
+    def lend(self, native: NativePipeline) -> None:
+        """Copy all that the stage is and holds; nothing is given up yet. MemoryError."""
+        counts = native.counts(self.kind)
+        counts.received = self.received
+        counts.sent = self.sent
+        counts.waited = self._time
+        counts.longest = self.longest
+
+    def restore(self, native: NativePipeline) -> None:
+        """Take all of it back, in the place of what is here."""
+        self.count_drops(native)
+        counts = native.counts(self.kind)
+        self.received = counts.received
+        self.sent = counts.sent
+        self._time = counts.waited
+        self.longest = counts.longest
+
+    def count_drops(self, native: NativePipeline) -> None:
+        """Count what the native form has dropped."""
+        assert self._drops is not None, "the stage is not connected"
+        for reason, count in native.take_drops(self.kind):
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+            self._drops.add(reason, count)
 
     @property
     def marked(self) -> int:

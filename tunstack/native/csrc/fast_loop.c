@@ -1,5 +1,6 @@
 /* Rounds of the fast path: wait, take, decide what is Python's, send. */
 #define _GNU_SOURCE
+#include "fast_shape.h"
 #include "fast_stream.h"
 #include "fast_udp.h"
 
@@ -11,7 +12,7 @@
 #include <unistd.h>
 
 #define LONGEST_WAIT 3600.0 /* seconds: a number of milliseconds that is an int */
-#define STREAM_BATCHES 4    /* of a stream in one round: about as many bytes as a TAP's trains have */
+#define WIRE_BATCHES 4      /* of frames of wire size in one round: about as many bytes as a TAP's trains have */
 
 static void read_clock(struct ts_fast *fast)
 {
@@ -59,30 +60,46 @@ static void progress(struct ts_fast *fast, struct ts_flow *flow)
         ts_flow_read(fast, flow);
 }
 
+/* The next frame of the device; -1: it has none now, or has failed for good. */
 static ssize_t read_frame(struct ts_fast *fast, uint8_t *data)
 {
-    return fast->stream ? ts_stream_read(fast->stream, data) : read(fast->device_fd, data, TS_FAST_FRAME);
+    int tries = TS_FAST_FRAMES;
+
+    while (tries--) {
+        ssize_t length =
+            fast->stream ? ts_stream_read(fast->stream, data) : read(fast->device_fd, data, TS_FAST_FRAME);
+
+        if (length >= 0)
+            return length;
+        if (errno == EINVAL || errno == EINTR)
+            continue; /* EINVAL: the kernel had a packet for which there is no virtio-net header */
+        if (errno != EAGAIN && errno != EWOULDBLOCK)
+            fast->device_errno = errno;
+        break;
+    }
+    return -1;
 }
 
-/* One batch of the device; 1 if there may be more. */
+/* The next frame that has come over the link; -1: there is none now. */
+static ssize_t next_frame(struct ts_fast *fast, uint8_t *data)
+{
+    return fast->shape ? ts_shape_read(fast->shape, data, fast->now) : read_frame(fast, data);
+}
+
+/* One batch of what has come; 1 if there may be more. */
 static int read_batch(struct ts_fast *fast)
 {
-    uint32_t taken = 0, tries = 2 * TS_FAST_FRAMES, limit = fast->burst, i;
+    uint32_t taken = 0, limit = fast->burst, i;
     int is_full;
 
     if (limit < fast->burst_minimum)
         limit = fast->burst_minimum;
-    while (taken + fast->frame_count < limit && tries--) {
+    while (taken + fast->frame_count < limit) {
         uint8_t *data = fast->buffers + (size_t)(taken + fast->frame_count) * TS_FAST_FRAME;
-        ssize_t length = read_frame(fast, data);
+        ssize_t length = next_frame(fast, data);
 
-        if (length < 0) {
-            if (errno == EINVAL || errno == EINTR)
-                continue; /* EINVAL: the kernel had a packet for which there is no virtio-net header */
-            if (errno != EAGAIN && errno != EWOULDBLOCK)
-                fast->device_errno = errno;
+        if (length < 0)
             break;
-        }
         fast->frames_in++;
         /* One that was cut off does not hold what its IP header says, and is not taken. */
         if (ts_fast_receive(fast, data, (uint32_t)length, fast->now) ||
@@ -128,15 +145,39 @@ static int is_for_python(const struct ts_fast *fast)
     return 0;
 }
 
-/* What the device has, as much as is served in one round. */
+/* What has come over the link, as much as is served in one round. */
+static void read_link(struct ts_fast *fast)
+{
+    uint32_t batches = fast->stream || fast->shape ? WIRE_BATCHES : 1;
+
+    while (batches-- && read_batch(fast) && !is_for_python(fast))
+        ;
+}
+
+/* What the device has: for the flows, or on its way through the shaping. */
 static void read_device(struct ts_fast *fast)
 {
-    uint32_t batches = fast->stream ? STREAM_BATCHES : 1;
+    uint32_t frames = TS_SHAPE_READ;
+    ssize_t length;
 
     if (fast->stream)
         fast->stream->is_drained = 0;
-    while (batches-- && read_batch(fast) && !is_for_python(fast))
-        ;
+    if (!fast->shape) {
+        read_link(fast);
+        return;
+    }
+    while (frames-- && ts_shape_is_served(fast->shape) && (length = read_frame(fast, fast->shape->frame)) >= 0)
+        ts_shape_send_up(fast->shape, fast->shape->frame, (uint32_t)length, fast->now);
+}
+
+/* What has left the shaping; 0: nothing has. */
+static int serve_shape(struct ts_fast *fast)
+{
+    if (!fast->shape || ts_shape_deadline(fast->shape) > fast->now)
+        return 0;
+    ts_shape_depart(fast);
+    read_link(fast);
+    return 1;
 }
 
 /* Frames that have been received and not been looked at: the descriptor does not tell of them. */
@@ -209,7 +250,7 @@ static int wait_for_events(struct ts_fast *fast, struct epoll_event *events, dou
 static int input(struct ts_fast *fast, double timeout)
 {
     struct epoll_event events[TS_FAST_EVENTS];
-    int is_behind = has_frames(fast), count, i;
+    int is_behind = has_frames(fast), is_busy, count, i;
 
     count = wait_for_events(fast, events, is_behind ? 0 : timeout < LONGEST_WAIT ? timeout : LONGEST_WAIT);
     if (count < 0) {
@@ -237,11 +278,12 @@ static int input(struct ts_fast *fast, double timeout)
             fast->ready[fast->ready_count++].events = bits;
         }
     }
+    is_busy = serve_shape(fast) || count || is_behind;
     delayed_acks(fast);
     collect_reports(fast);
-    if (count || is_behind || fast->marked_count)
-        fast->rounds++;
-    return count || is_behind || fast->marked_count;
+    is_busy = is_busy || fast->marked_count;
+    fast->rounds += (uint32_t)is_busy;
+    return is_busy;
 }
 
 int ts_fast_input(struct ts_fast *fast, double timeout)
@@ -266,6 +308,8 @@ void ts_fast_flush(struct ts_fast *fast)
             ts_flow_flush(fast, flow, fast->now);
     }
     fast->marked_count = 0;
+    if (fast->shape)
+        ts_shape_depart(fast);
     if (fast->stream && (error = ts_stream_flush(fast->stream)))
         fast->device_errno = error;
 }
@@ -308,5 +352,8 @@ int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t r
 
 double ts_fast_deadline(const struct ts_fast *fast)
 {
-    return fast->ack_oldest ? fast->ack_oldest->ack_deadline : TS_NEVER;
+    double deadline = fast->ack_oldest ? fast->ack_oldest->ack_deadline : TS_NEVER;
+    double leaves = fast->shape ? ts_shape_deadline(fast->shape) : TS_NEVER;
+
+    return leaves < deadline ? leaves : deadline;
 }

@@ -3,6 +3,7 @@
  * endpoint in the common case); and how data comes from the socket (tunstack.nat.tcp_flow).
  */
 #define _GNU_SOURCE
+#include "fast_shape.h"
 #include "fast_stream.h"
 #include "wire.h"
 
@@ -116,6 +117,14 @@ static void refuse(struct ts_fast *fast, const struct iovec *views, int count)
 }
 
 void ts_fast_transmit(struct ts_fast *fast, const struct iovec *views, int count)
+{
+    if (fast->shape)
+        ts_shape_send_down(fast->shape, views, count, fast->now);
+    else
+        ts_fast_write(fast, views, count);
+}
+
+void ts_fast_write(struct ts_fast *fast, const struct iovec *views, int count)
 {
     int error = 0;
 

@@ -1,18 +1,12 @@
 /* Frames in a stream; fast_stream.h states the theory of operation. */
 #define _GNU_SOURCE
 #include "fast_stream.h"
-#include "wire.h"
+#include "fast_wire.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
-#define NEEDS_CSUM 1
-#define GSO_ECN 0x80
-#define UDP_CHECKSUM 6
 #define IN_CAPACITY (TS_STREAM_PREFIX + TS_STREAM_FRAME + TS_STREAM_READ)
-#define MOST_HEADERS (14 + 60 + 60) /* Ethernet, IPv4 with options, TCP with options */
-#define MOST_FRAMES 2048            /* of one train: 64 KiB at the least MSS are 1,366 */
 
 struct ts_stream *ts_stream_open(struct ts_fast *fast, int fd, uint32_t prefix, int little, uint32_t most)
 {
@@ -168,42 +162,24 @@ static void put_length(const struct ts_stream *stream, uint8_t *at, uint32_t len
     }
 }
 
-static uint8_t *gather(uint8_t *to, const struct iovec *views, int count)
-{
-    int i;
-
-    for (i = 0; i < count; i++) {
-        memcpy(to, views[i].iov_base, views[i].iov_len);
-        to += views[i].iov_len;
-    }
-    return to;
-}
-
 /* A packet that goes as it is, but for its checksum. */
 static int put_single(struct ts_stream *stream, const struct iovec *views, int count, uint32_t length)
 {
     const uint8_t *vnet = views->iov_base;
+    uint32_t first = (uint32_t)views->iov_len - TS_FAST_VNET;
     uint8_t *at, *frame;
-    uint16_t start, offset;
-    uint32_t checksum;
 
-    memcpy(&start, vnet + 6, 2);
-    memcpy(&offset, vnet + 8, 2);
-    if (length > stream->most || (vnet[0] & NEEDS_CSUM && (uint32_t)start + offset + 2 > length))
+    if (length > stream->most)
         return EINVAL;
     at = reserve(stream, stream->prefix + length);
     if (!at)
         return EAGAIN;
     frame = at + stream->prefix;
-    memcpy(frame, (const uint8_t *)views->iov_base + TS_FAST_VNET, views->iov_len - TS_FAST_VNET);
-    gather(frame + views->iov_len - TS_FAST_VNET, views + 1, count - 1);
+    memcpy(frame, vnet + TS_FAST_VNET, first);
+    ts_wire_gather(frame + first, views + 1, count - 1);
+    if (ts_wire_complete(vnet, frame, length))
+        return EINVAL;
     put_length(stream, at, length);
-    if (vnet[0] & NEEDS_CSUM) {
-        checksum = ts_checksum(frame + start, length - start, 0);
-        if (!checksum && offset == UDP_CHECKSUM)
-            checksum = 0xffff; /* RFC 768: zero means that there is none */
-        ts_put16(frame + start + offset, checksum);
-    }
     stream->out_end += stream->prefix + length;
     return 0;
 }
@@ -218,14 +194,14 @@ static int put_train(struct ts_stream *stream, const struct iovec *views, int co
     int64_t cut;
 
     memcpy(&gso_size, vnet + 4, 2);
-    if (!gso_size || gso_size > stream->most || length / gso_size > MOST_FRAMES)
+    most = ts_wire_room(length, gso_size, stream->prefix);
+    if (!most || gso_size > stream->most)
         return EINVAL;
-    gather(stream->train, views, count);
-    most = length + (length / gso_size + 1) * (MOST_HEADERS + stream->prefix);
+    ts_wire_gather(stream->train, views, count);
     at = reserve(stream, most);
     if (!at)
         return EAGAIN;
-    cut = ts_segment(stream->train + TS_FAST_VNET, length, stream->l2, gso_size, vnet[1] & ~(uint32_t)GSO_ECN,
+    cut = ts_segment(stream->train + TS_FAST_VNET, length, stream->l2, gso_size, ts_wire_train(vnet),
                      stream->prefix, at, most);
     if (cut < 0)
         return EINVAL;
@@ -246,20 +222,17 @@ static int put_train(struct ts_stream *stream, const struct iovec *views, int co
 
 int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int count)
 {
-    size_t length = 0;
-    int failed, i;
+    uint32_t length = ts_wire_length(views, count);
+    int failed;
 
     if (stream->out_end - stream->out_start >= TS_STREAM_LIMIT)
         return EAGAIN;
-    for (i = 0; i < count; i++)
-        length += views[i].iov_len;
-    if (views->iov_len <= TS_FAST_VNET || length >= TS_FAST_FRAME)
+    if (!length)
         return EINVAL;
-    length -= TS_FAST_VNET;
-    if (((const uint8_t *)views->iov_base)[1] & ~GSO_ECN)
-        failed = put_train(stream, views, count, (uint32_t)length);
+    if (ts_wire_train(views->iov_base))
+        failed = put_train(stream, views, count, length);
     else
-        failed = put_single(stream, views, count, (uint32_t)length);
+        failed = put_single(stream, views, count, length);
     if (failed || stream->out_end - stream->out_start < TS_STREAM_CHUNK)
         return failed;
     return ts_stream_flush(stream);

@@ -1,5 +1,6 @@
 /* Which flows there are: by key and by descriptor, and the lists that they stand in. */
 #define _GNU_SOURCE
+#include "fast_shape.h"
 #include "fast_stream.h"
 #include "fast_udp.h"
 #include "wire.h"
@@ -47,6 +48,7 @@ void ts_fast_free(struct ts_fast *fast)
         free(record);
     }
     ts_udp_free(fast);
+    ts_shape_close(fast);
     ts_stream_free(fast->stream);
     free(fast->refused.data);
     free(fast->buffers);

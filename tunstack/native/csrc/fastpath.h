@@ -157,10 +157,12 @@ struct ts_ready {
 
 struct ts_udp;    /* fast_udp.h */
 struct ts_stream; /* fast_stream.h */
+struct ts_shape;  /* fast_shape.h */
 
 struct ts_fast {
     struct ts_udp *udp;
     struct ts_stream *stream; /* the device, if it is a stream socket; else NULL */
+    struct ts_shape *shape;   /* between it and everything else, if the link is shaped; else NULL */
 
     /* set by Python */
     int32_t epoll_fd, device_fd;
@@ -288,8 +290,10 @@ void ts_flow_drop_sent(struct ts_fast *fast, struct ts_flow *flow);
 uint32_t ts_fast_find_layer4(const struct ts_fast *fast, const uint8_t *frame, uint32_t length,
                              uint32_t protocol, uint32_t least, int *family, const uint8_t **ip,
                              uint32_t *end);
-/* The door to the device; what it does not take is Python's to send. */
+/* The door to the link: to its shaping, or at once to the device. */
 void ts_fast_transmit(struct ts_fast *fast, const struct iovec *views, int count);
+/* The door to the device; what it does not take is Python's to send. */
+void ts_fast_write(struct ts_fast *fast, const struct iovec *views, int count);
 /* A frame of the device: 1 if a flow has taken it, 0 if it is Python's. */
 int ts_fast_receive(struct ts_fast *fast, const uint8_t *frame, uint32_t length, double now);
 /* The socket takes what it can of what has arrived; `ts_flow_settle` keeps the rest. */

@@ -1,0 +1,69 @@
+/* Packets behind a virtio-net header, and the wire frames that they are. */
+#ifndef TUNSTACK_FAST_WIRE_H
+#define TUNSTACK_FAST_WIRE_H
+
+#include "fastpath.h"
+#include "wire.h"
+
+#include <errno.h>
+
+#define TS_GSO_ECN 0x80u
+#define TS_MOST_HEADERS (14 + 60 + 60) /* Ethernet, IPv4 with options, TCP with options */
+#define TS_MOST_FRAMES 2048            /* of one train: 64 KiB at the least MSS are 1,366 */
+
+/* Bytes of the packet in `views`, without its virtio-net header; 0 if there are none, or more than there can be. */
+static inline uint32_t ts_wire_length(const struct iovec *views, int count)
+{
+    size_t length = 0;
+    int i;
+
+    for (i = 0; i < count; i++)
+        length += views[i].iov_len;
+    return views->iov_len <= TS_FAST_VNET || length >= TS_FAST_FRAME ? 0 : (uint32_t)length - TS_FAST_VNET;
+}
+
+/* The virtio-net header's type of train, one of GSO_* in segment.c; 0: it is none. */
+static inline uint32_t ts_wire_train(const uint8_t *vnet)
+{
+    return vnet[1] & ~TS_GSO_ECN;
+}
+
+/* Room for what `ts_segment` makes of a train of `length` bytes; 0: it is none that is to be cut. */
+static inline uint32_t ts_wire_room(uint32_t length, uint32_t gso_size, uint32_t gap)
+{
+    if (!gso_size || length / gso_size > TS_MOST_FRAMES)
+        return 0;
+    return length + (length / gso_size + 1) * (TS_MOST_HEADERS + gap);
+}
+
+static inline void ts_wire_gather(uint8_t *to, const struct iovec *views, int count)
+{
+    int i;
+
+    for (i = 0; i < count; i++) {
+        memcpy(to, views[i].iov_base, views[i].iov_len);
+        to += views[i].iov_len;
+    }
+}
+
+/* Complete the checksum of `frame`, if `vnet` says that it is not; 0, or EINVAL: it stands outside. */
+static inline int ts_wire_complete(const uint8_t *vnet, uint8_t *frame, uint32_t length)
+{
+    enum { NEEDS_CHECKSUM = 1, OFFSET_IN_UDP = 6 };
+    uint16_t start, offset;
+    uint32_t checksum;
+
+    if (!(vnet[0] & NEEDS_CHECKSUM))
+        return 0;
+    memcpy(&start, vnet + 6, 2);
+    memcpy(&offset, vnet + 8, 2);
+    if ((uint32_t)start + offset + 2 > length)
+        return EINVAL;
+    checksum = ts_checksum(frame + start, length - start, 0);
+    if (!checksum && offset == OFFSET_IN_UDP)
+        checksum = 0xffff; /* RFC 768: zero means that there is none */
+    ts_put16(frame + start + offset, checksum);
+    return 0;
+}
+
+#endif
