@@ -67,7 +67,7 @@ if _FASTPATH:
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
     _PARTS = ("table", "queue", "input", "output", "udp", "stream", "shape", "loop")
-    _NAMES += [*(f"fast_{name}" for name in _PARTS), "pipeline"]
+    _NAMES += [*(f"fast_{name}" for name in _PARTS), "pipeline", "queues"]
 
 
 def _compile_args() -> list[str]:

@@ -17,6 +17,8 @@ _REASONS = (DropReason.SHAPING_LOSS, DropReason.SHAPING_QUEUE_FULL, DropReason.S
 """In the order of `enum ts_shape_drop`."""
 _KINDS = ("loss", "rate", "delay")
 """In the order of `enum ts_stage_kind`."""
+_ENDLESS = (1 << 64) - 1
+"""A bound that is none."""
 _VERSION = 3
 """Of the state of `random.Random`."""
 
@@ -52,6 +54,17 @@ class NativePipeline:
         """See `Pipeline.next_timeout`."""
         deadline: float = lib.ts_pipeline_deadline(self.c)
         return None if deadline == float("inf") else deadline
+
+    def set_queue(self, discipline: int, packets: int | None, size: int | None) -> None:
+        """Which queue stands before the rate, and how much may wait in it; None: any number. MemoryError."""
+        if lib.ts_pipeline_set_queue(self.c, discipline):
+            raise MemoryError
+        self.c.queue_packets = _ENDLESS if packets is None else packets
+        self.c.queue_bytes = _ENDLESS if size is None else size
+
+    def add_bucket(self, bucket: int, turn: int | None = None) -> Any:
+        """The `struct ts_bucket` of that number, which is used from now on, and last in that turn."""
+        return lib.ts_pipeline_add_bucket(self.c, bucket, lib.TS_NO_TURN if turn is None else turn)
 
     def put(self, place: int, data: bytes, since: float, due: float = 0.0) -> None:
         """A packet where it was, behind those that were put there before. MemoryError."""

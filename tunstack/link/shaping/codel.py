@@ -11,8 +11,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from tunstack.errors import DropReason
+from tunstack.native.fastpath import lib
+from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Packet
 
 TARGET = 0.005
@@ -23,6 +26,8 @@ _FEW_BYTES = 1514
 """A queue of at most one packet of full size is no queue (RFC 8289 4.2)."""
 _RECENT = 16
 """Intervals within which the rate of drops of the last time is taken up again (RFC 8289 5.5)."""
+_NEVER = math.inf
+"""In C, where Python has None."""
 
 
 class CoDel:
@@ -90,8 +95,7 @@ class CoDel:
         ):
             self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
             return
-        self.size += len(packet)
-        self._waiting.append((at, packet))
+        self.put(at, packet)
 
     def pop(self, at: float) -> tuple[float, Packet] | None:
         """The packet that is sent from `at` on, behind the time at which it came; or None."""
@@ -130,6 +134,57 @@ class CoDel:
         self._waiting.clear()
         self.size = 0
         return packets
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        c = native.c
+        native.set_queue(lib.TS_CODEL, self._packets, self._bytes)
+        self.lend_rules(c)
+        self.lend_state(c.codel)
+        self.lend_packets(native)
+
+    def lend_rules(self, c: Any) -> None:
+        """Fill in what does not change, in a `struct ts_pipeline`."""
+        c.target = self._target
+        c.interval = self._interval
+        c.ecn = self._ecn
+        c.l2 = self.l2
+
+    def lend_state(self, state: Any) -> None:
+        """Fill in a `struct ts_codel`."""
+        state.above_at = _NEVER if self._above_at is None else self._above_at
+        state.is_dropping = self._dropping
+        state.next_drop = self._next_drop
+        state.count = self._count
+        state.last_count = self._last_count
+        state.marked = self.marked
+
+    def lend_packets(self, native: NativePipeline) -> None:
+        """Copy what waits."""
+        for since, packet in self._waiting:
+            native.put(lib.TS_AT_QUEUE, packet.tobytes(), since)
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        self.restore_state(native.c.codel)
+        for since, _, data in native.take(lib.TS_AT_QUEUE):
+            self.put(since, Packet(data))
+
+    def restore_state(self, state: Any) -> None:
+        """Read a `struct ts_codel`; nothing waits yet."""
+        self._above_at = None if state.above_at == _NEVER else state.above_at
+        self._dropping = bool(state.is_dropping)
+        self._next_drop = state.next_drop
+        self._count = state.count
+        self._last_count = state.last_count
+        self.marked = state.marked
+        self._waiting.clear()
+        self.size = 0
+
+    def put(self, since: float, packet: Packet) -> None:
+        """Let `packet` wait, whatever the bounds say."""
+        self.size += len(packet)
+        self._waiting.append((since, packet))
 
     def drop_oldest(self) -> None:
         """Drop the packet that has waited longest; there must be one."""

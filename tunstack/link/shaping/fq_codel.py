@@ -16,6 +16,8 @@ from collections.abc import Callable
 from tunstack.errors import DropReason
 from tunstack.link.shaping.codel import INTERVAL, TARGET, CoDel
 from tunstack.link.shaping.headers import find
+from tunstack.native.fastpath import lib
+from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Packet
 
 BUCKETS = 1024
@@ -137,6 +139,42 @@ class FqCoDel:
         self._old.clear()
         self._count = self.size = 0
         return sorted(packets, key=lambda entry: entry[0])
+
+    def lend(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        native.set_queue(lib.TS_FQ_CODEL, self._packets, self._bytes)
+        native.c.hash_seed = self._seed
+        self._make_queue().lend_rules(native.c)
+        turns = {lib.TS_NEW_FLOWS: self._new, lib.TS_OLD_FLOWS: self._old}
+        for bucket, flow in self._flows.items():
+            c = native.add_bucket(bucket)
+            c.credit = flow.credit
+            flow.queue.lend_state(c.codel)
+            flow.queue.lend_packets(native)
+        for turn, flows in turns.items():
+            for bucket in flows:
+                native.add_bucket(bucket, turn)
+
+    def restore(self, native: NativePipeline) -> None:
+        """See `Stage`."""
+        c = native.c
+        self._flows.clear()
+        for bucket in c.made[0 : c.made_count]:
+            flow = self._flows[bucket] = _Flow(self._make_queue())
+            flow.credit = c.buckets[bucket].credit
+            flow.queue.restore_state(c.buckets[bucket].codel)
+        for turn, flows in ((lib.TS_NEW_FLOWS, self._new), (lib.TS_OLD_FLOWS, self._old)):
+            flows.clear()
+            bucket = c.first_turn[turn]
+            while bucket != lib.TS_NO_BUCKET:
+                flows[bucket] = self._flows[bucket]
+                bucket = c.buckets[bucket].next
+        self._count = self.size = 0
+        for since, _, data in native.take(lib.TS_AT_QUEUE):
+            packet = Packet(data)
+            self._flows[self.bucket(packet)].queue.put(since, packet)
+            self._count += 1
+            self.size += len(packet)
 
     def bucket(self, packet: Packet) -> int:
         """The number of the queue of `packet`."""

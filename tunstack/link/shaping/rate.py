@@ -12,13 +12,12 @@ from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from tunstack.errors import DropReason
+from tunstack.link.shaping.codel import CoDel
+from tunstack.link.shaping.fq_codel import FqCoDel
 from tunstack.link.shaping.stage import Memory, Stage
 from tunstack.native.fastpath import lib
 from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Packet
-
-_ENDLESS = (1 << 64) - 1
-"""A bound that is none, in C."""
 
 
 class Queue(Protocol):
@@ -163,8 +162,7 @@ class DropTail:
 
     def lend(self, native: NativePipeline) -> None:
         """See `Stage`."""
-        native.c.queue_packets = _ENDLESS if self._packets is None else self._packets
-        native.c.queue_bytes = _ENDLESS if self._bytes is None else self._bytes
+        native.set_queue(lib.TS_DROP_TAIL, self._packets, self._bytes)
         for since, packet in self._waiting:
             native.put(lib.TS_AT_QUEUE, packet.tobytes(), since)
 
@@ -259,7 +257,7 @@ class Rate(Stage):
     @property
     def has_native_form(self) -> bool:
         """See `Stage`."""
-        return isinstance(self._service, Steady) and isinstance(self.queue, DropTail)
+        return isinstance(self._service, Steady) and isinstance(self.queue, DropTail | CoDel | FqCoDel)
 
     def lend(self, native: NativePipeline) -> None:
         """See `Stage`."""
@@ -283,9 +281,9 @@ class Rate(Stage):
         for part in self._native_parts():
             part.restore(native)
 
-    def _native_parts(self) -> tuple[Steady, DropTail, Memory]:
+    def _native_parts(self) -> tuple[Steady, DropTail | CoDel | FqCoDel, Memory]:
         service, queue = self._service, self.queue
-        assert isinstance(service, Steady) and isinstance(queue, DropTail)
+        assert isinstance(service, Steady) and isinstance(queue, DropTail | CoDel | FqCoDel)
         return service, queue, self._memory
 
     @property

@@ -43,12 +43,13 @@ void ts_pipeline_free(struct ts_pipeline *pipeline)
         while ((packet = ts_pipeline_take(pipeline, place)))
             free(packet);
     free(pipeline->held);
+    free(pipeline->buckets);
     free(pipeline);
 }
 
 /* Lines. */
 
-static void append(struct ts_line *line, struct ts_packet *packet)
+void ts_line_append(struct ts_line *line, struct ts_packet *packet)
 {
     packet->next = NULL;
     *(line->last ? &line->last->next : &line->first) = packet;
@@ -57,7 +58,7 @@ static void append(struct ts_line *line, struct ts_packet *packet)
     line->bytes += packet->length;
 }
 
-static struct ts_packet *take_first(struct ts_line *line)
+struct ts_packet *ts_line_take(struct ts_line *line)
 {
     struct ts_packet *packet = line->first;
 
@@ -196,6 +197,12 @@ static void give_memory(struct ts_pipeline *pipeline, const struct ts_packet *pa
     pipeline->memory_used -= packet->length + pipeline->memory_overhead;
 }
 
+void ts_pipeline_drop_waiting(struct ts_pipeline *pipeline, struct ts_packet *packet)
+{
+    give_memory(pipeline, packet);
+    drop(pipeline, packet, TS_STAGE_RATE, TS_SHAPE_QUEUE_FULL);
+}
+
 /* `packet` leaves `stage` at `at`. */
 static void leave(struct ts_pipeline *pipeline, const struct ts_packet *packet, enum ts_stage_kind stage, double at)
 {
@@ -214,7 +221,7 @@ static void leave(struct ts_pipeline *pipeline, const struct ts_packet *packet, 
 static void end(struct ts_pipeline *pipeline, struct ts_packet *packet, double at)
 {
     packet->due = at;
-    append(&pipeline->passed, packet);
+    ts_line_append(&pipeline->passed, packet);
 }
 
 static void push_delay(struct ts_pipeline *pipeline, struct ts_packet *packet, double at)
@@ -289,7 +296,7 @@ static void advance_rate(struct ts_pipeline *pipeline, double now)
 
     while ((packet = pipeline->sending) && pipeline->done <= now) {
         double done = pipeline->done;
-        struct ts_packet *following = take_first(&pipeline->queue);
+        struct ts_packet *following = ts_queue_pop(pipeline, done);
 
         if (following)
             begin_sending(pipeline, following, done);
@@ -314,12 +321,8 @@ static void push_rate(struct ts_pipeline *pipeline, struct ts_packet *packet, do
     } else if (!pipeline->sending) {
         begin_sending(pipeline, packet, at);
         advance_rate(pipeline, at); /* a burst leaves at once */
-    } else if (pipeline->queue.count >= pipeline->queue_packets ||
-               pipeline->queue.bytes + packet->length > pipeline->queue_bytes) {
-        give_memory(pipeline, packet);
-        drop(pipeline, packet, TS_STAGE_RATE, TS_SHAPE_QUEUE_FULL);
     } else {
-        append(&pipeline->queue, packet);
+        ts_queue_push(pipeline, packet);
     }
 }
 
@@ -366,7 +369,7 @@ struct ts_packet *ts_pipeline_pop(struct ts_pipeline *pipeline, double now)
         advance_rate(pipeline, now);
         advance_delay(pipeline, now);
     }
-    return take_first(&pipeline->passed);
+    return ts_line_take(&pipeline->passed);
 }
 
 double ts_pipeline_deadline(const struct ts_pipeline *pipeline)
@@ -398,7 +401,7 @@ int ts_pipeline_put(struct ts_pipeline *pipeline, int place, const uint8_t *data
         pipeline->sending = packet;
         return 0;
     case TS_AT_QUEUE:
-        append(&pipeline->queue, packet);
+        ts_queue_put(pipeline, packet);
         return 0;
     case TS_AT_DELAY:
         if (!hold(pipeline, packet))
@@ -406,7 +409,7 @@ int ts_pipeline_put(struct ts_pipeline *pipeline, int place, const uint8_t *data
         free(packet);
         return -1;
     default:
-        append(&pipeline->passed, packet);
+        ts_line_append(&pipeline->passed, packet);
         return 0;
     }
 }
@@ -420,10 +423,10 @@ struct ts_packet *ts_pipeline_take(struct ts_pipeline *pipeline, int place)
         pipeline->sending = NULL;
         return packet;
     case TS_AT_QUEUE:
-        return take_first(&pipeline->queue);
+        return ts_queue_take(pipeline);
     case TS_AT_DELAY:
         return take_soonest(pipeline);
     default:
-        return take_first(&pipeline->passed);
+        return ts_line_take(&pipeline->passed);
     }
 }
