@@ -28,8 +28,9 @@ subjects() {
     checksum) echo checksum ;;
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
-    fast | udp | stream)
-      echo fast_table fast_queue fast_input fast_output fast_udp fast_stream fast_loop segment checksum
+    fast | udp | stream | shape)
+      echo fast_table fast_queue fast_input fast_output fast_udp fast_stream fast_shape fast_loop pipeline queues \
+        segment checksum
       ;;
   esac
 }
@@ -37,8 +38,9 @@ subjects() {
 # Those of them that it is for.
 aims() {
   case $1 in
-    fast) subjects fast | sed 's/ fast_udp//; s/ fast_stream//; s/ segment//' ;;
+    fast) subjects fast | sed 's/ fast_udp//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
     udp | stream) echo "fast_$1" ;;
+    shape) echo fast_shape pipeline queues ;;
     *) subjects "$1" ;;
   esac
 }
@@ -65,7 +67,7 @@ build() {
         faults="-include faults.h"
         parts="$target ${target}_checks faults"
         ;;
-      stream)
+      stream | shape)
         faults="-include faults.h"
         parts="$target faults"
         ;;
@@ -152,7 +154,7 @@ keep() {
 }
 
 status=0
-for target in ${TARGETS:-checksum coalesce segment fast udp stream}; do
+for target in ${TARGETS:-checksum coalesce segment fast udp stream shape}; do
   case $mode in
     # shellcheck disable=SC2086
     replay | one) [ "$mode" = one ] && target=$2; build "$target" "${CC:-gcc}" $sanitizers ;;

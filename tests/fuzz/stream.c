@@ -155,6 +155,8 @@ static int expect_packet(uint32_t length)
     memcpy(&gso_size, packet + 4, 2);
     memcpy(&start, packet + 6, 2);
     memcpy(&offset, packet + 8, 2);
+    if (packet[0] & 1 && (uint32_t)start + offset + 2 > length)
+        return 0;
     if (type) {
         if (!gso_size || gso_size > most || length / gso_size > 2048)
             return 0;
@@ -170,7 +172,7 @@ static int expect_packet(uint32_t length)
         }
         return 1;
     }
-    if (!length || length > most || (packet[0] & 1 && (uint32_t)start + offset + 2 > length))
+    if (!length || length > most)
         return 0;
     if (packet[0] & 1) {
         uint32_t sum = 0xffff ^ plain_sum(data + start, length - start, 0);

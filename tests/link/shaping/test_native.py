@@ -112,7 +112,7 @@ class Lent:
         return self.native.next_timeout()
 
 
-@settings(max_examples=300)
+@settings(max_examples=1000)
 @given(WORDS, st.sampled_from([LIMITS, DEFAULT_LIMITS]), st.integers(0, 3), st.booleans(), STEPS)
 def test_both_decide_alike(
     words: str, limits: Limits, seed: int, l2: bool, steps: list[tuple[str, float]]

@@ -11,15 +11,34 @@
 #define TS_MOST_HEADERS (14 + 60 + 60) /* Ethernet, IPv4 with options, TCP with options */
 #define TS_MOST_FRAMES 2048            /* of one train: 64 KiB at the least MSS are 1,366 */
 
-/* Bytes of the packet in `views`, without its virtio-net header; 0 if there are none, or more than there can be. */
+/* Where the checksum starts that is not complete, if there is one, and where it stands from there. */
+static inline int ts_wire_partial(const uint8_t *vnet, uint16_t *start, uint16_t *offset)
+{
+    enum { NEEDS_CHECKSUM = 1 };
+
+    memcpy(start, vnet + 6, 2);
+    memcpy(offset, vnet + 8, 2);
+    return vnet[0] & NEEDS_CHECKSUM;
+}
+
+/*
+ * Bytes of the packet in `views`, the first of which has the virtio-net header; 0 if there are none, more than
+ * there can be, or a checksum outside of them.
+ */
 static inline uint32_t ts_wire_length(const struct iovec *views, int count)
 {
+    uint16_t start, offset;
     size_t length = 0;
     int i;
 
     for (i = 0; i < count; i++)
         length += views[i].iov_len;
-    return views->iov_len <= TS_FAST_VNET || length >= TS_FAST_FRAME ? 0 : (uint32_t)length - TS_FAST_VNET;
+    if (views->iov_len <= TS_FAST_VNET || length >= TS_FAST_FRAME)
+        return 0;
+    length -= TS_FAST_VNET;
+    if (ts_wire_partial(views->iov_base, &start, &offset) && (uint32_t)start + offset + 2 > length)
+        return 0;
+    return (uint32_t)length;
 }
 
 /* The virtio-net header's type of train, one of GSO_* in segment.c; 0: it is none. */
@@ -46,24 +65,19 @@ static inline void ts_wire_gather(uint8_t *to, const struct iovec *views, int co
     }
 }
 
-/* Complete the checksum of `frame`, if `vnet` says that it is not; 0, or EINVAL: it stands outside. */
-static inline int ts_wire_complete(const uint8_t *vnet, uint8_t *frame, uint32_t length)
+/* Complete the checksum of `frame`, if `vnet` says that it is not; `ts_wire_length` has found it inside. */
+static inline void ts_wire_complete(const uint8_t *vnet, uint8_t *frame, uint32_t length)
 {
-    enum { NEEDS_CHECKSUM = 1, OFFSET_IN_UDP = 6 };
+    enum { OFFSET_IN_UDP = 6 };
     uint16_t start, offset;
     uint32_t checksum;
 
-    if (!(vnet[0] & NEEDS_CHECKSUM))
-        return 0;
-    memcpy(&start, vnet + 6, 2);
-    memcpy(&offset, vnet + 8, 2);
-    if ((uint32_t)start + offset + 2 > length)
-        return EINVAL;
+    if (!ts_wire_partial(vnet, &start, &offset))
+        return;
     checksum = ts_checksum(frame + start, length - start, 0);
     if (!checksum && offset == OFFSET_IN_UDP)
         checksum = 0xffff; /* RFC 768: zero means that there is none */
     ts_put16(frame + start + offset, checksum);
-    return 0;
 }
 
 #endif
