@@ -46,7 +46,7 @@ class Shaping(msgspec.Struct, kw_only=True):
         up, down: the words, or null.
         link: "up" or "down".
         scenario: whether one is being followed.
-        fast_path: whether flows may be carried in C, which a shaped link rules out.
+        fast_path: whether flows may be carried in C, which some words rule out.
         stages: by direction, in the order in which packets pass them; counted since the last change.
         link_down: packets that were lost because the link was down.
     """

@@ -71,7 +71,7 @@ def shape(
     """Change how the link is shaped, while traffic flows; without an option, tell how it is.
 
     No packet is lost by a change: what waits for the rate goes on at the new one, and what is delayed arrives
-    when it was due. A link that is shaped has no fast path.
+    when it was due. Some words rule out the fast path; the answer says whether there is one.
 
     \b
     Examples:
