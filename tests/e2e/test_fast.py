@@ -79,7 +79,7 @@ def test_it_carries_nearly_everything(script: str) -> None:
 
 @pytest.mark.parametrize("queue", ["droptail", "fq_codel target 1s"])
 def test_it_carries_nearly_everything_over_a_shaped_link(queue: str) -> None:
-    """Python has the start, and what follows a loss: the queue of the TAP may be full, for all that we read."""
+    """Python has the start, and what follows a loss: the queue of the TAP may be full at any time."""
     words = f"rate 500mbit queue {queue} limit 20000 delay 1ms"
     total, accelerated = statistics(BULK, "--shape-up", words, "--shape-down", words)
     assert total > 100_000
