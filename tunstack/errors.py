@@ -94,6 +94,8 @@ class DropReason(enum.Enum):
     ECHO_UNAVAILABLE = "echo-unavailable"
     ECHO_LIMIT = "echo-limit"
     # dns
+    BAD_DHCP = "bad-dhcp"
+    DHCP_POOL_EXHAUSTED = "dhcp-pool-exhausted"
     BAD_DNS = "bad-dns"
     DNS_QUERY_LIMIT = "dns-query-limit"
 

@@ -110,6 +110,8 @@ class Limits:
     """Accepted clients of one published port that wait for the guest's SYN-ACK."""
 
     # services
+    dhcp_leases: int = 1024
+    """Addresses that are leased, offered or remembered, however large the pool is; 0.5 MiB."""
     dns_queries: int = 256
     """DNS queries under way at once; one client address, or all of TCP, has at most half of them."""
     dns_timeout: float = 5.0

@@ -1,8 +1,10 @@
-"""A Linux guest behind a framed link: `unshare -n python -I stream_guest.py SOCKET MTU COMMAND...`.
+"""A Linux guest behind a framed link.
+
+    unshare -n python -I stream_guest.py [--mac MAC] SOCKET MTU COMMAND...
 
 In the network namespace in which it is started it makes a TAP without any offload, gives it the guest's
-addresses, carries its frames to and from SOCKET (a UNIX socket, each frame behind its length in 4 bytes),
-and runs COMMAND. Its exit status is that of the command.
+addresses - none with `--mac`, but that MAC - carries its frames to and from SOCKET (a UNIX socket, each frame
+behind its length in 4 bytes), and runs COMMAND. Its exit status is that of the command.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import sys
 import threading
 
 IFF_TAP, IFF_NO_PI, TUNSETIFF = 2, 0x1000, 0x400454CA
-COMMANDS = (
-    "link set lo up",
-    "link set tap0 address 5a:94:ef:00:00:64 mtu {mtu} up",
+MAC = "5a:94:ef:00:00:64"
+LINK = ("link set lo up", "link set tap0 address {mac} mtu {mtu} up")
+ADDRESSES = (
     "address add 10.0.2.100/24 dev tap0",
     "address add fd00::100/64 dev tap0 nodad",
     "route add default via 10.0.2.2",
@@ -50,11 +52,15 @@ def carry(tap: int, link: socket.socket) -> None:
             unread = unread[at:]
 
 
-def main(path: str, mtu: str, *command: str) -> int:
-    """Run `command` behind the link at `path`."""
+def main(*words: str) -> int:
+    """Run the command behind the link."""
+    mac, commands = MAC, LINK + ADDRESSES
+    if words[0] == "--mac":
+        mac, commands, words = words[1], LINK, words[2:]
+    path, mtu, *command = words
     tap = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"tap0", IFF_TAP | IFF_NO_PI))
-    batch = "\n".join(COMMANDS).format(mtu=mtu)
+    batch = "\n".join(commands).format(mtu=mtu, mac=mac)
     subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
     link = socket.socket(socket.AF_UNIX)
     link.connect(path)

@@ -28,6 +28,7 @@ from tunstack.nat.poller import EpollPoller
 from tunstack.stack import Stack
 
 if TYPE_CHECKING:
+    from tunstack.gateway.dhcp import DhcpSettings
     from tunstack.gateway.namespace import Attachment
     from tunstack.link.framings import Framing
     from tunstack.link.shaping.scenario import Scenario
@@ -422,6 +423,7 @@ async def open_gateway(
     allow_host: bool = False,
     dns: Iterable[tuple[bytes, int]] = (),
     hosts: Mapping[str, bytes] | None = None,
+    dhcp: DhcpSettings | None = None,
     pcap: str | os.PathLike[str] | None = None,
     shape_up: str | ShapeSpec | None = None,
     shape_down: str | ShapeSpec | None = None,
@@ -436,13 +438,15 @@ async def open_gateway(
         allow_host: the guest may reach the host's own addresses.
         dns: resolvers (address, port) in place of those of /etc/resolv.conf.
         hosts: names that DNS answers itself.
+        dhcp: serve DHCP, in this way; None: do not.
         pcap: a file to which everything that passes the device is written (pcapng).
         shape_up: what the link does to packets from the guest, such as "delay 50ms loss 1%".
         shape_down: the same for packets to the guest.
 
     Raises:
         ShapeError: (a ValueError) the shaping cannot be.
-        OSError: a published port cannot be bound, or the capture file cannot be opened.
+        DhcpError: (a ValueError) the leases cannot be what the settings or their file say.
+        OSError: a published port cannot be bound, or a file cannot be opened.
     """
     gateway = Gateway(
         plan,
@@ -457,6 +461,10 @@ async def open_gateway(
     try:
         async with gateway.engine.running() as nursery:
             await _start_dns(gateway, nursery, tuple(dns), dict(hosts or {}), host_loopback)
+            if dhcp is not None:
+                from tunstack.gateway.dhcp import start_dhcp
+
+                start_dhcp(gateway, nursery, dhcp)
             yield gateway
     finally:
         gateway.close()

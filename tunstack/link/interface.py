@@ -113,8 +113,10 @@ class EthernetLink:
         return self.neighbours.changes
 
     def send_to(self, packet: Packet, mac: bytes) -> None:
-        """Frame `packet`, which is IPv6, for `mac`, whatever the neighbour cache says."""
-        packet.head = ethernet.header(mac, self.mac, ethernet.ETHERTYPE_IPV6) + packet.head
+        """Frame `packet` for `mac`, whatever the neighbour cache says."""
+        is_ipv6 = packet.head[0] >> 4 == 6
+        ethertype = ethernet.ETHERTYPE_IPV6 if is_ipv6 else ethernet.ETHERTYPE_IPV4
+        packet.head = ethernet.header(mac, self.mac, ethertype) + packet.head
         packet.csum_start += 14
         self._ready.append(packet)
 
@@ -231,6 +233,10 @@ class IpLink:
 
     def send(self, packet: Packet, next_hop: bytes, now: float) -> None:
         """Let `packet` go; there is one place where it can go."""
+        self._ready.append(packet)
+
+    def send_to(self, packet: Packet, mac: bytes) -> None:
+        """The same."""
         self._ready.append(packet)
 
     def known_header(self, address: bytes) -> bytes | None:

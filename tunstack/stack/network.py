@@ -99,8 +99,12 @@ class Network:
         hop_limit: int = 64,
         traffic_class: int = 0,
         dont_fragment: bool = True,
+        mac: bytes | None = None,
     ) -> None:
-        """Send a packet, or its fragments, whose parts are those of `IpLayer.build`."""
+        """Send a packet, or its fragments, whose parts are those of `IpLayer.build`.
+
+        `mac`: who on the link gets it, if that is not the neighbours' to tell.
+        """
         packets = self.ip.build(
             src,
             dst,
@@ -113,7 +117,10 @@ class Network:
             csum_offset=csum_offset,
         )
         for packet in packets:
-            self.link.send(packet, dst, now)
+            if mac is None:
+                self.link.send(packet, dst, now)
+            else:
+                self.link.send_to(packet, mac)
 
     def poll_transmit(self) -> list[Packet]:
         """The frames that are ready, questions about neighbours among them; clears."""

@@ -308,8 +308,12 @@ class Stack:
         *,
         hop_limit: int = 64,
         traffic_class: int = 0,
+        mac: bytes | None = None,
     ) -> None:
-        """Send a datagram to the guest; it is fragmented if it must be. `payload` is not copied."""
+        """Send a datagram to the guest; it is fragmented if it must be. `payload` is not copied.
+
+        `mac`: whose it is, for a guest that has no address yet.
+        """
         self._network.send(
             src,
             dst,
@@ -321,6 +325,7 @@ class Stack:
             hop_limit=hop_limit,
             traffic_class=traffic_class,
             dont_fragment=False,
+            mac=mac,
         )
 
     def send_icmp_error(
