@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.services.test_dhcp_wire import MESSAGES
 from tunstack.errors import DropCounters, DropReason
+from tunstack.ip.addresses import Prefix
 from tunstack.services.dhcp import DhcpConfig, DhcpServer, Reply
 from tunstack.services.dhcp_leases import Binding, LeaseTable, Pool
 from tunstack.services.dhcp_service import LeaseFileError, read_leases, write_leases
@@ -20,8 +21,7 @@ from tunstack.services.dhcp_wire import DhcpMessage, MessageType, Option, emit, 
 SERVER, DNS = bytes((10, 0, 2, 2)), bytes((10, 0, 2, 3))
 CONFIG = DhcpConfig(
     server=SERVER,
-    network=bytes((10, 0, 2, 0)),
-    prefix=24,
+    network=Prefix(bytes((10, 0, 2, 0)), 24),
     router=SERVER,
     dns=(DNS,),
     mtu=1500,
@@ -246,7 +246,7 @@ def test_no_message_makes_it_raise_and_replies_stay_on_the_link(
         reply = server.receive(emit(message, 2048), 0.0)
         if reply is not None:
             assert len(reply.payload) <= 1472
-            assert reply.mac in (MAC, b"\xff" * 6) or CONFIG.contains(reply.address)
+            assert reply.mac in (MAC, b"\xff" * 6) or CONFIG.network.contains(reply.address)
             parse(reply.payload)
 
 

@@ -122,7 +122,7 @@ class Clients(RuleBasedStateMachine):
     @rule(number=CLIENTS, where=ADDRESSES)
     def decline(self, number: int, where: bytes) -> None:
         client, _ = self.client(number)
-        if self.table.find(client) != where:
+        if self.holder(where) != client:
             assert not self.table.decline(client, where, self.now)
             return
         assert self.table.decline(client, where, self.now)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunstack.gateway.plan import AddressPlan, PlanError
-from tunstack.ip.addresses import Prefix, format_address, parse_address
+from tunstack.ip.addresses import BROADCAST_V4, Prefix, format_address, parse_address
 from tunstack.ip.header import UDP
 from tunstack.link.ethernet import format_mac, is_station, parse_mac
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tunstack.gateway.gateway import Gateway
 
 log = logging.getLogger(__name__)
-
-EVERYBODY = b"\xff" * 4
 
 
 class DhcpError(ValueError):
@@ -79,19 +77,18 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
     from tunstack.services.resolv_conf import ResolvConf
 
     plan, stack = gateway.plan, gateway.stack
-    broadcast = Prefix(plan.network, plan.prefix).broadcast
+    network = Prefix(plan.network, plan.prefix)
+    broadcast = network.broadcast
     assert broadcast is not None, "a plan has room for more than two hosts"
-    last = (int.from_bytes(broadcast, "big") - 1).to_bytes(4, "big")
     own = frozenset(address for address in stack.own_addresses if len(address) == 4)
     for address in own.intersection(settings.static.values()):
         raise DhcpError(f"the static address {format_address(address)} is the gateway's own")
     if len(set(settings.static.values())) < len(settings.static):
         raise DhcpError("a static address is given to two MACs")
-    table = LeaseTable(Pool(plan.guest, last, own), settings.static, stack.limits)
+    table = LeaseTable(Pool(plan.guest, network.address(-2), own), settings.static, stack.limits)
     config = DhcpConfig(
         server=plan.gateway,
-        network=plan.network,
-        prefix=plan.prefix,
+        network=network,
         router=plan.gateway,
         dns=(plan.dns,),
         mtu=plan.mtu,
@@ -108,5 +105,5 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
             raise DhcpError(str(error)) from None
         log.info("DHCP: %d leases are known from %s", known, settings.leases)
         nursery.start_soon(service.keep, settings.leases)
-    for address in (EVERYBODY, broadcast, plan.gateway):
+    for address in (BROADCAST_V4, broadcast, plan.gateway):
         gateway.services[UDP, address, SERVER_PORT] = service

@@ -167,13 +167,14 @@ class Engine:
         try:
             shaper.change(up, down, now)
             if shaped is not None:
-                shaped.advance(now)
-                shaped.flush(now)
+                try:
+                    shaped.advance(now)
+                    shaped.flush(now)
+                except DeviceClosed:
+                    self.detach()
             shaper.prune()
             shaper.set_cut(is_cut)
             self._set_train_limit()
-        except DeviceClosed:
-            self.detach()
         finally:
             self._settle_fast(now)
         self.wake()

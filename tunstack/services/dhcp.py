@@ -26,6 +26,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from tunstack.errors import BadPacket, DropCounters, DropReason
+from tunstack.ip.addresses import BROADCAST_V4, UNSPECIFIED_V4, Prefix
 from tunstack.link.ethernet import BROADCAST, is_station
 from tunstack.packet import Buffer
 from tunstack.services.dhcp_leases import LeaseTable
@@ -50,8 +51,6 @@ LEASE_TIME = 3600.0
 """Seconds of a lease."""
 SHORTEST, LONGEST = 60.0, 86_400.0
 """Between these a client may choose the time itself."""
-EVERYBODY = b"\xff" * 4
-NOBODY = bytes(4)
 _NAME = 63
 """Bytes of a host name at the most."""
 
@@ -62,7 +61,7 @@ class DhcpConfig:
 
     Attributes:
         server: the server's address.
-        network, prefix: the first address of the network, and its length in bits.
+        network: the subnet, of more than two addresses.
         router: the default route.
         dns: resolvers.
         mtu: of the link, bytes.
@@ -72,8 +71,7 @@ class DhcpConfig:
     """
 
     server: bytes
-    network: bytes
-    prefix: int
+    network: Prefix
     router: bytes
     dns: tuple[bytes, ...]
     mtu: int
@@ -84,19 +82,7 @@ class DhcpConfig:
     @property
     def mask(self) -> bytes:
         """The subnet mask."""
-        return (0xFFFFFFFF << 32 - self.prefix & 0xFFFFFFFF).to_bytes(4, "big")
-
-    @property
-    def broadcast(self) -> bytes:
-        """The directed broadcast address."""
-        hosts = 0xFFFFFFFF >> self.prefix
-        return (int.from_bytes(self.network, "big") | hosts).to_bytes(4, "big")
-
-    def contains(self, address: bytes) -> bool:
-        """Whether `address` is in the network."""
-        return int.from_bytes(address, "big") >> 32 - self.prefix == (
-            int.from_bytes(self.network, "big") >> 32 - self.prefix
-        )
+        return (0xFFFFFFFF << 32 - self.network.length & 0xFFFFFFFF).to_bytes(4, "big")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,7 +148,7 @@ class DhcpServer:
         if server is not None and server != self.config.server:
             self.table.withdraw_offer(client)
             return None
-        address = requested if server is not None or message.ciaddr == NOBODY else message.ciaddr
+        address = requested if server is not None or message.ciaddr == UNSPECIFIED_V4 else message.ciaddr
         if address is None:
             self._drops.add(DropReason.BAD_DHCP)
             return None
@@ -184,7 +170,7 @@ class DhcpServer:
         self.table.release(_client(message), message.ciaddr, now)
 
     def _inform(self, message: DhcpMessage, now: float) -> Reply | None:
-        if not self.config.contains(message.ciaddr):
+        if not self.config.network.contains(message.ciaddr):
             self._drops.add(DropReason.BAD_DHCP)
             return None
         return self._answer(message, MessageType.ACK, None)
@@ -192,7 +178,7 @@ class DhcpServer:
     def _answer(self, message: DhcpMessage, kind: MessageType, address: bytes | None) -> Reply:
         """OFFER or ACK of `address`; None: of nothing, the client has one."""
         reply = self._begin(message, kind)
-        reply.yiaddr = address or NOBODY
+        reply.yiaddr = address or UNSPECIFIED_V4
         if kind is MessageType.ACK:
             reply.ciaddr = message.ciaddr
         if address is not None:
@@ -201,20 +187,20 @@ class DhcpServer:
             reply.options[Option.RENEWAL] = (seconds // 2).to_bytes(4, "big")
             reply.options[Option.REBINDING] = (seconds * 7 // 8).to_bytes(4, "big")
         self._add_parameters(reply, message)
-        if message.giaddr != NOBODY:
+        if message.giaddr != UNSPECIFIED_V4:
             return self._to(reply, message, message.giaddr, None)
-        if message.ciaddr != NOBODY:
+        if message.ciaddr != UNSPECIFIED_V4:
             return self._to(reply, message, message.ciaddr, message.chaddr)
         if message.flags & BROADCAST_FLAG:
-            return self._to(reply, message, EVERYBODY, BROADCAST)
+            return self._to(reply, message, BROADCAST_V4, BROADCAST)
         return self._to(reply, message, reply.yiaddr, message.chaddr)
 
     def _refuse(self, message: DhcpMessage) -> Reply:
         reply = self._begin(message, MessageType.NAK)
-        if message.giaddr != NOBODY:
+        if message.giaddr != UNSPECIFIED_V4:
             reply.flags |= BROADCAST_FLAG
             return self._to(reply, message, message.giaddr, None)
-        return self._to(reply, message, EVERYBODY, BROADCAST)
+        return self._to(reply, message, BROADCAST_V4, BROADCAST)
 
     def _begin(self, message: DhcpMessage, kind: MessageType) -> DhcpMessage:
         reply = DhcpMessage(
@@ -237,10 +223,10 @@ class DhcpServer:
             Option.ROUTER: config.router,
             Option.DNS: b"".join(config.dns),
             Option.MTU: min(config.mtu, 65535).to_bytes(2, "big"),
-            Option.BROADCAST: config.broadcast,
+            Option.BROADCAST: config.network.broadcast or b"",
             Option.DOMAIN_NAME: config.search[0].encode() if config.search else b"",
             Option.DOMAIN_SEARCH: emit_search(config.search),
-            Option.ROUTES: emit_routes({**config.routes, (NOBODY, 0): config.router}),
+            Option.ROUTES: emit_routes({**config.routes, (UNSPECIFIED_V4, 0): config.router}),
         }
         wanted = message.options.get(Option.PARAMETERS)
         # The mask stands before the router, whatever the order (RFC 2132 3.3).
@@ -258,15 +244,19 @@ class DhcpServer:
 
     def _is_near(self, relay: bytes) -> bool:
         """Whether a reply may go to this relay agent, or there is none."""
-        if relay == NOBODY:
+        if relay == UNSPECIFIED_V4:
             return True
-        own = (self.config.server, self.config.network, self.config.broadcast)
-        return self.config.contains(relay) and relay not in own
+        network = self.config.network
+        return network.contains(relay) and relay not in (
+            self.config.server,
+            network.network,
+            network.broadcast,
+        )
 
     @staticmethod
     def _to(reply: DhcpMessage, message: DhcpMessage, address: bytes, mac: bytes | None) -> Reply:
         room = max((message.number(Option.MAX_SIZE) or 0) - 28, LEAST_ROOM)
-        port = SERVER_PORT if message.giaddr != NOBODY else CLIENT_PORT
+        port = SERVER_PORT if message.giaddr != UNSPECIFIED_V4 else CLIENT_PORT
         return Reply(emit(reply, min(room, 1500 - 28)), address, port, mac)
 
 

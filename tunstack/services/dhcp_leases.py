@@ -125,7 +125,7 @@ class LeaseTable:
     def decline(self, client: bytes, address: bytes, now: float) -> bool:
         """The client has found that somebody uses its address; False if it is not its."""
         held = self._clients.get(client)
-        if held is None or held.address != address:
+        if held is None or held.address != address or held.expires <= now:
             return False
         self._forget(held)
         self.changes += held.is_leased

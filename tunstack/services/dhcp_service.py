@@ -8,7 +8,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import trio
@@ -104,19 +104,25 @@ class DhcpService:
             while True:
                 await self._changed.wait()
                 self._changed = trio.Event()
-                self._save(path)
+                await trio.to_thread.run_sync(self._snapshot(path))  # a disk may take its time
                 await trio.sleep(SAVE_INTERVAL)
         finally:
             if self._server.table.changes != self._saved:
-                self._save(path)
+                self._snapshot(path)()
 
-    def _save(self, path: str | os.PathLike[str]) -> None:
+    def _snapshot(self, path: str | os.PathLike[str]) -> Callable[[], None]:
+        """What writes the leases as they are now."""
         table = self._server.table
         self._saved = table.changes
-        try:
-            write_leases(path, table.leases(trio.current_time()), _wall_offset())
-        except OSError as error:
-            log.warning("DHCP: the leases cannot be written to %s: %s", path, error.strerror)
+        leases, offset = table.leases(trio.current_time()), _wall_offset()
+
+        def write() -> None:
+            try:
+                write_leases(path, leases, offset)
+            except OSError as error:
+                log.warning("DHCP: the leases cannot be written to %s: %s", path, error.strerror)
+
+        return write
 
 
 def load(table: LeaseTable, path: str | os.PathLike[str]) -> int:
