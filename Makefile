@@ -10,7 +10,7 @@
 #   make fuzz     the C side on inputs that a fuzzer makes, FUZZ_SECONDS (20) for each target; needs clang
 #   make bench-quick  tunstack, compiled as users have it, beside other gateways, 3 minutes; needs root
 #   make bench    all of it, 40 minutes; writes docs/benchmarks/
-#   make bench-shaping  whether shaped links do what was ordered, 25 minutes; writes docs/benchmarks/shaping.*
+#   make bench-shaping  whether shaped links do what was ordered, 15 minutes; writes docs/benchmarks/shaping.*
 #   make docs     the documentation as a site, in site/
 #   make clean    remove what the others made, the virtual environment included
 
