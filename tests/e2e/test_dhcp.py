@@ -95,23 +95,9 @@ def guest(path: str, tmp_path: pathlib.Path, script: str, mac: str = MAC) -> dic
     etc = tmp_path / f"etc-{len(list(tmp_path.iterdir()))}"
     etc.mkdir()
     inner = f"set -e\ntell() {{ {TELL}\n}}\n{script}"
-    words = ["sh", "-c", PRIVATE, "sh", str(etc), sys.executable, "-I", str(GUEST)]
-    command = [
-        "unshare",
-        "-nmp",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        *words,
-        "--mac",
-        mac,
-        path,
-        "1500",
-        "sh",
-        "-c",
-        inner,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    apart = ["unshare", "-nmp", "--fork", "--kill-child", "--mount-proc", "sh", "-c", PRIVATE, "sh", str(etc)]
+    words = [sys.executable, "-I", str(GUEST), "--mac", mac, path, "1500", "sh", "-c", inner]
+    done = subprocess.run([*apart, *words], capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(re.findall(r"^BEGIN (\w+)\n(.*?)^END \1$", done.stdout, re.M | re.S))
 

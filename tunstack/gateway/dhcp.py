@@ -83,9 +83,10 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
     own = frozenset(address for address in stack.own_addresses if len(address) == 4)
     for address in own.intersection(settings.static.values()):
         raise DhcpError(f"the static address {format_address(address)} is the gateway's own")
-    if len(set(settings.static.values())) < len(settings.static):
-        raise DhcpError("a static address is given to two MACs")
-    table = LeaseTable(Pool(plan.guest, network.address(-2), own), settings.static, stack.limits)
+    try:
+        table = LeaseTable(Pool(plan.guest, network.address(-2), own), settings.static, stack.limits)
+    except ValueError as error:
+        raise DhcpError(str(error)) from None
     config = DhcpConfig(
         server=plan.gateway,
         network=network,

@@ -116,11 +116,11 @@ class DhcpServer:
         except BadPacket as error:
             self._drops.add(error.reason)
             return None
-        kind = message.kind
+        handler = _HANDLERS.get(message.kind)
         server = message.address(Option.SERVER_ID)
         if (
             message.op != REQUEST
-            or kind not in _HANDLERS
+            or handler is None
             or message.htype != ETHERNET
             or len(message.chaddr) != 6
             or not is_station(message.chaddr)
@@ -128,10 +128,9 @@ class DhcpServer:
         ):
             self._drops.add(DropReason.BAD_DHCP)
             return None
-        if server is not None and server != self.config.server and kind is not MessageType.REQUEST:
+        if server not in (None, self.config.server) and message.kind is not MessageType.REQUEST:
             return None  # it is for somebody else
-        assert kind is not None
-        return _HANDLERS[kind](self, message, now)
+        return handler(self, message, now)
 
     def _discover(self, message: DhcpMessage, now: float) -> Reply | None:
         wanted = message.address(Option.REQUESTED_ADDRESS)

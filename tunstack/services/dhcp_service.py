@@ -143,17 +143,15 @@ def load(table: LeaseTable, path: str | os.PathLike[str]) -> int:
 def read_leases(path: str | os.PathLike[str], offset: float) -> list[Binding]:
     """The leases in the file; none if there is no file. `offset`: of the times since 1970 to ours."""
     file = pathlib.Path(path)
+    if not file.exists():
+        return []
+    if file.stat().st_size > _LARGEST_FILE:
+        raise LeaseFileError(f"'{path}' is larger than a file of leases can be")
     try:
-        if file.stat().st_size > _LARGEST_FILE:
-            raise LeaseFileError(f"'{path}' is larger than a file of leases can be")
         stored = msgspec.json.decode(file.read_bytes(), type=StoredLeases)
         return [_binding(one, offset) for one in stored.leases]
-    except FileNotFoundError:
-        return []
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except msgspec.DecodeError as error:
         raise LeaseFileError(f"'{path}' is no file of leases: {error}") from None
-    except LeaseFileError:
-        raise
     except ValueError as error:
         raise LeaseFileError(f"'{path}': {error}") from None
 

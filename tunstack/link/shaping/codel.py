@@ -9,11 +9,10 @@ yield. A packet of a sender that understands it (ECN, RFC 3168) is marked in pla
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from tunstack.errors import DropReason
+from tunstack.link.shaping.fifo import Fifo
 from tunstack.native.fastpath import lib
 from tunstack.native.pipeline import NativePipeline
 from tunstack.packet import Packet
@@ -30,31 +29,24 @@ _NEVER = math.inf
 """In C, where Python has None."""
 
 
-class CoDel:
-    """A `Queue`. Beside it has a bound in packets or bytes, at which it drops what comes.
+class CoDel(Fifo):
+    """A `Fifo` that drops, or marks, what has waited too long.
 
     Attributes:
-        l2: packets begin with an Ethernet header.
         marked: packets that were marked.
     """
 
     __slots__ = (
         "_above_at",
-        "_bytes",
         "_count",
         "_dropping",
         "_ecn",
         "_interval",
         "_last_count",
         "_next_drop",
-        "_packets",
         "_since",
         "_target",
-        "_waiting",
-        "drop",
-        "l2",
         "marked",
-        "size",
     )
 
     def __init__(
@@ -68,13 +60,11 @@ class CoDel:
         l2: bool = False,
     ) -> None:
         """`packets` and `size`, each if given, bound what waits. `ecn`: mark the packets of who knows it."""
-        self._packets = packets
-        self._bytes = size
+        super().__init__(packets, size)
         self._ecn = ecn
         self._target = target
         self._interval = interval
         self.l2 = l2
-        self._waiting: deque[tuple[float, Packet]] = deque()
         self._above_at: float | None = None
         self._dropping = False
         self._next_drop = 0.0
@@ -82,20 +72,6 @@ class CoDel:
         self._count = 0
         self._last_count = 0
         self.marked = 0
-        self.size = 0
-        self.drop: Callable[[Packet, DropReason], None]
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def push(self, packet: Packet, at: float) -> None:
-        """Take `packet`, or drop it."""
-        if (self._packets is not None and len(self._waiting) >= self._packets) or (
-            self._bytes is not None and self.size + len(packet) > self._bytes
-        ):
-            self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
-            return
-        self.put(at, packet)
 
     def pop(self, at: float) -> tuple[float, Packet] | None:
         """The packet that is sent from `at` on, behind the time at which it came; or None."""
@@ -128,13 +104,6 @@ class CoDel:
             self._last_count = self._count
         return None if packet is None else (self._since, packet)
 
-    def hand_over(self) -> list[tuple[float, Packet]]:
-        """Give up all that waits."""
-        packets = list(self._waiting)
-        self._waiting.clear()
-        self.size = 0
-        return packets
-
     def lend(self, native: NativePipeline) -> None:
         """See `Stage`."""
         c = native.c
@@ -159,32 +128,19 @@ class CoDel:
         state.last_count = self._last_count
         state.marked = self.marked
 
-    def lend_packets(self, native: NativePipeline) -> None:
-        """Copy what waits."""
-        for since, packet in self._waiting:
-            native.put(lib.TS_AT_QUEUE, packet.tobytes(), since)
-
     def restore(self, native: NativePipeline) -> None:
         """See `Stage`."""
         self.restore_state(native.c.codel)
-        for since, _, data in native.take(lib.TS_AT_QUEUE):
-            self.put(since, Packet(data))
+        self.restore_packets(native)
 
     def restore_state(self, state: Any) -> None:
-        """Read a `struct ts_codel`; nothing waits yet."""
+        """Read a `struct ts_codel`."""
         self._above_at = None if state.above_at == _NEVER else state.above_at
         self._dropping = bool(state.is_dropping)
         self._next_drop = state.next_drop
         self._count = state.count
         self._last_count = state.last_count
         self.marked = state.marked
-        self._waiting.clear()
-        self.size = 0
-
-    def put(self, since: float, packet: Packet) -> None:
-        """Let `packet` wait, whatever the bounds say."""
-        self.size += len(packet)
-        self._waiting.append((since, packet))
 
     def drop_oldest(self) -> None:
         """Drop the packet that has waited longest; there must be one."""

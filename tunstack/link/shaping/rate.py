@@ -7,12 +7,12 @@ decides, at the time at which a packet comes or goes, which one ends.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from tunstack.errors import DropReason
 from tunstack.link.shaping.codel import CoDel
+from tunstack.link.shaping.fifo import Fifo
 from tunstack.link.shaping.fq_codel import FqCoDel
 from tunstack.link.shaping.stage import Memory, Stage
 from tunstack.native.fastpath import lib
@@ -110,40 +110,18 @@ class Steady:
         self._free = native.c.free
 
 
-class DropTail:
-    """First in, first out; what finds the queue full is dropped.
+class DropTail(Fifo):
+    """A `Fifo` that drops nothing but what finds it full."""
 
-    `packets` and `size` bound what waits, each if it is given; the packet that is being sent does not wait.
-    """
-
-    __slots__ = ("_bytes", "_packets", "_waiting", "drop", "l2", "size")
+    __slots__ = ()
 
     def __init__(self, *, packets: int | None = None, size: int | None = None) -> None:
-        self._packets = packets
-        self._bytes = size
-        self._waiting: deque[tuple[float, Packet]] = deque()
-        self.size = 0
-        self.l2 = False
-        self.drop: Callable[[Packet, DropReason], None]
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        super().__init__(packets, size)
 
     @property
     def marked(self) -> int:
         """See `Queue`; it marks nothing."""
         return 0
-
-    def push(self, packet: Packet, at: float) -> None:
-        """Take `packet`, or drop it."""
-        size = self.size + len(packet)
-        if (self._packets is not None and len(self._waiting) >= self._packets) or (
-            self._bytes is not None and size > self._bytes
-        ):
-            self.drop(packet, DropReason.SHAPING_QUEUE_FULL)
-            return
-        self.size = size
-        self._waiting.append((at, packet))
 
     def pop(self, at: float) -> tuple[float, Packet] | None:
         """See `Queue`."""
@@ -153,24 +131,14 @@ class DropTail:
         self.size -= len(entry[1])
         return entry
 
-    def hand_over(self) -> list[tuple[float, Packet]]:
-        """See `Queue`."""
-        packets = list(self._waiting)
-        self._waiting.clear()
-        self.size = 0
-        return packets
-
     def lend(self, native: NativePipeline) -> None:
         """See `Stage`."""
         native.set_queue(lib.TS_DROP_TAIL, self._packets, self._bytes)
-        for since, packet in self._waiting:
-            native.put(lib.TS_AT_QUEUE, packet.tobytes(), since)
+        self.lend_packets(native)
 
     def restore(self, native: NativePipeline) -> None:
         """See `Stage`."""
-        self._waiting.clear()
-        self._waiting.extend((since, Packet(data)) for since, _, data in native.take(lib.TS_AT_QUEUE))
-        self.size = sum(len(packet) for _, packet in self._waiting)
+        self.restore_packets(native)
 
 
 class Rate(Stage):

@@ -87,29 +87,30 @@ static int send_wire(struct ts_shape *shape, struct ts_pipeline *pipeline, const
     return 0;
 }
 
+static void send_or_count(struct ts_shape *shape, struct ts_pipeline *pipeline, const struct iovec *views, int count,
+                          double now)
+{
+    if (send_wire(shape, pipeline, views, count, now))
+        shape->bad++;
+}
+
 void ts_shape_send_up(struct ts_shape *shape, const uint8_t *data, uint32_t length, double now)
 {
-    struct iovec view;
+    struct iovec view = ts_wire_view(data, length);
 
-    view.iov_base = (void *)(uintptr_t)data;
-    view.iov_len = length;
-    if (send_wire(shape, shape->up, &view, 1, now))
-        shape->bad++;
+    send_or_count(shape, shape->up, &view, 1, now);
 }
 
 void ts_shape_send_down(struct ts_shape *shape, const struct iovec *views, int count, double now)
 {
-    if (send_wire(shape, shape->down, views, count, now))
-        shape->bad++;
+    send_or_count(shape, shape->down, views, count, now);
 }
 
 void ts_shape_put(struct ts_shape *shape, const uint8_t *data, uint32_t length, double now)
 {
-    struct iovec view;
+    struct iovec view = ts_wire_view(data, length);
 
-    view.iov_base = (void *)(uintptr_t)data;
-    view.iov_len = length;
-    ts_shape_send_down(shape, &view, 1, now);
+    send_or_count(shape, shape->down, &view, 1, now);
 }
 
 double ts_shape_deadline(const struct ts_shape *shape)
@@ -145,8 +146,7 @@ void ts_shape_depart(struct ts_fast *fast)
     struct iovec view;
 
     while ((packet = ts_pipeline_pop(fast->shape->down, fast->now))) {
-        view.iov_base = packet->data;
-        view.iov_len = TS_FAST_VNET + packet->length;
+        view = ts_wire_view(packet->data, TS_FAST_VNET + packet->length);
         ts_fast_write(fast, &view, 1);
         ts_packet_free(packet);
     }

@@ -239,10 +239,8 @@ int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int cou
 
 int ts_stream_put(struct ts_stream *stream, const uint8_t *data, uint32_t length)
 {
-    struct iovec view;
+    struct iovec view = ts_wire_view(data, length);
 
-    view.iov_base = (void *)(uintptr_t)data;
-    view.iov_len = length;
     return ts_stream_write(stream, &view, 1);
 }
 

@@ -55,6 +55,16 @@ static inline uint32_t ts_wire_room(uint32_t length, uint32_t gso_size, uint32_t
     return length + (length / gso_size + 1) * (TS_MOST_HEADERS + gap);
 }
 
+/* A packet in one piece, as those take it who only read. */
+static inline struct iovec ts_wire_view(const uint8_t *data, uint32_t length)
+{
+    struct iovec view;
+
+    view.iov_base = (void *)(uintptr_t)data;
+    view.iov_len = length;
+    return view;
+}
+
 static inline void ts_wire_gather(uint8_t *to, const struct iovec *views, int count)
 {
     int i;
