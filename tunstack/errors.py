@@ -35,6 +35,13 @@ class DropReason(enum.Enum):
     SHAPING_DETACHED = "shaping-detached"
     SHAPING_QUOTA = "shaping-quota"
     LINK_DOWN = "link-down"
+    # switch
+    BAD_SOURCE_MAC = "bad-source-mac"
+    SPOOFED_MAC = "spoofed-mac"
+    SPOOFED_ADDRESS = "spoofed-address"
+    ROGUE_SERVER = "rogue-server"
+    PORT_ISOLATED = "port-isolated"
+    PORT_QUEUE_FULL = "port-queue-full"
     # ip
     BAD_IP_VERSION = "bad-ip-version"
     BAD_IP_HEADER = "bad-ip-header"

@@ -30,6 +30,12 @@ class Limits:
     """Frames read from a device in one go: 16 x 64 KiB = 1 MiB of frame buffers."""
     transmit_queue: int = 512
     """Packets that wait for a device that refuses frames; 32 MiB at the worst."""
+    ports: int = 64
+    """Guests on one shared segment."""
+    port_stations: int = 128
+    """MACs, and addresses of each family, that the switch knows of one port; 50 KiB each."""
+    port_queue: int = 2 * MIB
+    """Bytes that wait for a port whose guest does not read."""
     neighbours: int = 1024
     """Entries of the neighbour cache; about 0.3 MiB."""
     neighbour_queue: int = 16

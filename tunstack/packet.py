@@ -28,6 +28,13 @@ class Checksum(enum.IntEnum):
     guest's kernel left it to us. Down: whoever puts it on a wire completes it."""
     VALID = 2
     """Up: the device has verified it."""
+    UNTOLD = 3
+    """Up, over a link that cannot tell of offloads: it is right, or only the folded sum of the pseudo-header,
+    as some virtual machines leave it; must be verified."""
+
+
+UNVERIFIED = frozenset((int(Checksum.UNKNOWN), int(Checksum.UNTOLD)))
+"""What must be verified on the way up."""
 
 
 class GsoType(enum.IntEnum):

@@ -10,19 +10,30 @@ from tunstack.gateway.links import Link, LinkError
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "address", "connect"),
+    ("url", "protocol", "kind", "address", "connect"),
     [
-        ("qemu+unix:///run/vm.sock", "unix", "/run/vm.sock", False),
-        ("qemu+unix:///a%20b?connect=yes", "unix", "/a b", True),
-        ("qemu+tcp://127.0.0.1:5555", "tcp", ("127.0.0.1", 5555), False),
-        ("qemu+tcp://[::1]:1?connect=yes", "tcp", ("::1", 1), True),
-        ("qemu+tcp://localhost:1/?connect=no", "tcp", ("localhost", 1), False),
-        ("qemu+fd://3", "fd", 3, False),
+        ("qemu+unix:///run/vm.sock", "qemu", "unix", "/run/vm.sock", False),
+        ("qemu+unix:///a%20b?connect=yes", "qemu", "unix", "/a b", True),
+        ("qemu+tcp://127.0.0.1:5555", "qemu", "tcp", ("127.0.0.1", 5555), False),
+        ("qemu+tcp://[::1]:1?connect=yes", "qemu", "tcp", ("::1", 1), True),
+        ("qemu+tcp://localhost:1/?connect=no", "qemu", "tcp", ("localhost", 1), False),
+        ("qemu+fd://3", "qemu", "fd", 3, False),
+        ("dgram:///run/vm", "dgram", "unix", "/run/vm", False),
+        ("vfkit:///run/vm", "vfkit", "unix", "/run/vm", False),
+        ("bess:///run/vm?connect=yes", "bess", "unix", "/run/vm", True),
+        ("vpnkit:///run/vm", "vpnkit", "unix", "/run/vm", False),
+        ("stdio:", "stdio", "stdio", "", False),
     ],
 )
-def test_what_a_url_says(url: str, kind: str, address: Any, connect: bool) -> None:
+def test_what_a_url_says(url: str, protocol: str, kind: str, address: Any, connect: bool) -> None:
     link = Link.parse(url)
-    assert (link.kind, link.address, link.connect) == (kind, address, connect)
+    assert (link.protocol, link.kind, link.address, link.connect) == (protocol, kind, address, connect)
+    assert (link.peer, link.is_isolated, link.is_guarded, link.is_trusted) == (None, False, True, False)
+
+
+def test_what_the_words_behind_it_say() -> None:
+    link = Link.parse("dgram:///a?peer=/b%20c&isolated=yes&guard=no&trust-checksums=yes")
+    assert (link.peer, link.is_isolated, link.is_guarded, link.is_trusted) == ("/b c", True, False, True)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +55,8 @@ def test_what_a_url_says(url: str, kind: str, address: Any, connect: bool) -> No
             "qemu+fd://3?connect=yes",
         ),
         *("qemu+unix:///a#b", "qemu+tcp://[::1:5"),
+        *("dgram:///a?connect=yes", "vfkit:///a?peer=/b", "dgram:///a?peer=b", "bess://a", "stdio:x"),
+        *("qemu+unix:///a?guard=perhaps", "stdio://a", "vpnkit:///a?connect=yes"),
     ],
 )
 def test_what_is_no_link_is_one_sentence(url: str) -> None:

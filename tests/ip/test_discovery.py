@@ -17,7 +17,7 @@ from tunstack.ip.ndp import NeighbourAdvertisement, NeighbourSolicitation
 from tunstack.ip.udp import UdpDatagram
 from tunstack.link.interface import EthernetLink
 from tunstack.link.neighbour import NeighbourState
-from tunstack.packet import Packet
+from tunstack.packet import Checksum, Packet
 from tunstack.stack import Stack
 from tunstack.tcp.listener import TcpRequest
 
@@ -112,7 +112,7 @@ class Host:
 
 def message_of(header: IpHeader) -> object:
     if header.protocol != 58:
-        return udp.parse(header, verify=False)
+        return udp.parse(header, Checksum.VALID)
     return ndp.parse(header) if header.payload[0] in ndp.TYPES else icmpv6.parse(header)
 
 

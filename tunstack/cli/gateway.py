@@ -1,8 +1,10 @@
-"""`tunstack gateway`: the network of a virtual machine that connects to a socket."""
+"""`tunstack gateway`: the network of virtual machines that connect to sockets."""
 
 from __future__ import annotations
 
+import functools
 import signal
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--listen",
     required=True,
+    multiple=True,
     metavar="URL",
-    help="Where the virtual machine connects: qemu+unix:///PATH, qemu+tcp://HOST:PORT or qemu+fd://N; with "
-    "?connect=yes where it listens.",
+    help="Where virtual machines connect; see below. Repeatable.",
 )
 @click.option("--once", is_flag=True, help="End when the first virtual machine has gone.")
 @click.option("--no-dhcp", is_flag=True, help="Give no addresses: the machine has one of its own.")
@@ -39,16 +41,36 @@ if TYPE_CHECKING:
     help="Where leases are kept, so that machines keep their addresses when the gateway is started anew.",
 )
 def command(
-    listen: str, once: bool, no_dhcp: bool, static_lease: tuple[str, ...], leases: str | None, **options: Any
+    listen: tuple[str, ...],
+    once: bool,
+    no_dhcp: bool,
+    static_lease: tuple[str, ...],
+    leases: str | None,
+    **options: Any,
 ) -> None:
-    """Be the network of a virtual machine that connects to URL.
+    """Be the network of the virtual machines that connect to URL.
 
     \b
-    QEMU: -netdev stream,id=net0,addr.type=unix,addr.path=PATH,server=off \\
-          -device virtio-net-pci,netdev=net0
+    URL                   what it is for
+    qemu+unix:///PATH     QEMU: -netdev stream,id=net0,addr.type=unix,addr.path=PATH,server=off
+    qemu+tcp://HOST:PORT  the same over TCP
+    qemu+fd://N           an inherited socket
+    dgram:///PATH         QEMU: -netdev dgram; ?peer=/PATH for the other end's, else who sends first
+    vfkit:///PATH         vfkit and libkrun
+    bess:///PATH          User Mode Linux: vec0:transport=bess,dst=PATH
+    vpnkit:///PATH        hyperkit
+    stdio:                standard input and output, framed as by vpnkit
 
-    One machine at a time; when it goes the next may come, and connections survive that. DHCP gives it the
-    address that is printed, which published ports lead to. Ends with status 0 on SIGTERM or SIGINT.
+    \b
+    Behind ?, with & between them:
+    connect=yes           dial where the other end listens
+    isolated=yes          its machines and those of other isolated links do not reach each other
+    guard=no              believe what machines say of their addresses; for routers and clusters
+    trust-checksums=yes   take every checksum for right
+
+    Any number of machines, which reach each other. When one goes another may come, and connections survive
+    that. DHCP gives the first one the address that is printed, which published ports lead to. Ends with
+    status 0 on SIGTERM or SIGINT.
 
     \b
     Examples:
@@ -60,11 +82,13 @@ def command(
     settings = Settings.from_options(**options)
     settings.start_log()
     try:
-        link = Link.parse(listen)
+        links = [Link.parse(url) for url in listen]
     except LinkError as error:
         raise Failure(f"--listen: {error}") from None
+    if sum(link.kind == "stdio" for link in links) > 1:
+        raise Failure("--listen: standard input and output can be one link alone")
     dhcp = None if no_dhcp else _dhcp_settings(settings, static_lease, leases)
-    failure = run_trio(_serve, link, once, settings, dhcp)
+    failure = run_trio(_serve, links, once, settings, dhcp)
     if failure is not None:
         raise failure
 
@@ -83,17 +107,22 @@ def _dhcp_settings(settings: Settings, static: tuple[str, ...], leases: str | No
     return DhcpSettings(static=dict(pairs), leases=leases)
 
 
-async def _serve(link: Link, once: bool, settings: Settings, dhcp: DhcpSettings | None) -> Failure | None:
+async def _serve(
+    links: Sequence[Link], once: bool, settings: Settings, dhcp: DhcpSettings | None
+) -> Failure | None:
     """Work until the end; a failure is returned, lest a nursery wraps it."""
     import trio
 
     from tunstack import open_gateway
     from tunstack.gateway.dhcp import DhcpError
-    from tunstack.gateway.links import LinkError, serve
+    from tunstack.gateway.link_service import LinkService
+    from tunstack.gateway.links import LinkError
     from tunstack.ip.addresses import format_address
 
     failure: Failure | None = None
     plan = settings.plan
+    # Standard output belongs to the machine, if that is where one is.
+    tell = functools.partial(click.echo, err=any(link.kind == "stdio" for link in links))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
@@ -103,8 +132,16 @@ async def _serve(link: Link, once: bool, settings: Settings, dhcp: DhcpSettings 
                     networks = zip(plan.networks, plan.guests, plan.gateways, plan.resolvers, strict=True)
                     for (_, length), *addresses in networks:
                         guest, router, dns = map(format_address, addresses)
-                        click.echo(f"guest {guest}/{length}, gateway {router}, dns {dns}")
-                    await serve(link, gateway, once=once, tell=click.echo)
+                        tell(f"guest {guest}/{length}, gateway {router}, dns {dns}")
+                    async with trio.open_nursery() as services:
+
+                        async def serve(link: Link) -> None:
+                            await LinkService(link, gateway, once=once, tell=tell).run()
+                            if once:
+                                services.cancel_scope.cancel()
+
+                        for link in links:
+                            services.start_soon(serve, link)
             except* LinkError as errors:
                 failure = Failure(f"--listen: {_first(errors)}")
             except* OSError as errors:

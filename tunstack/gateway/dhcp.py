@@ -87,6 +87,9 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
         table = LeaseTable(Pool(plan.guest, network.address(-2), own), settings.static, stack.limits)
     except ValueError as error:
         raise DhcpError(str(error)) from None
+    table.port_of = gateway.switch.port_of
+    table.is_used = gateway.switch.guard.is_in_use
+    gateway.switch.guard.leases = table
     config = DhcpConfig(
         server=plan.gateway,
         network=network,

@@ -31,8 +31,8 @@ import trio
 from tunstack.errors import DropReason
 from tunstack.gateway.background import beside
 from tunstack.gateway.ports import DevicePort, ShapedPort
-from tunstack.link.devices.base import Device, DeviceClosed
-from tunstack.link.devices.stream import StreamDevice
+from tunstack.link.devices.base import Device, DeviceClosed, LendableDevice
+from tunstack.link.devices.segment import SegmentDevice
 from tunstack.link.devices.vnet import VnetDevice
 from tunstack.nat.poller import Poller, Token
 from tunstack.native import fastpath
@@ -217,7 +217,7 @@ class Engine:
             if self._shaped is not None:
                 self._shaped.take_back()
             device = None if self._port is None else self._port.device
-            if isinstance(device, StreamDevice):
+            if isinstance(device, LendableDevice):
                 device.take_back()
 
     def detach(self) -> None:
@@ -247,7 +247,7 @@ class Engine:
             has_all = offloads.checksum and offloads.tso4 and offloads.tso6
             if not (device.has_header and (has_all or shaped is not None)):
                 return None
-        elif not isinstance(device, StreamDevice):
+        elif not isinstance(device, LendableDevice):
             return None
         from tunstack.nat.fast import FastFlows
 
@@ -258,9 +258,10 @@ class Engine:
             device_fd=device.fileno(),
             mac=stack.link.mac if stack.l2 else None,
         )
-        if isinstance(device, StreamDevice):
+        if isinstance(device, LendableDevice):
             if not device.lend(fast):
                 return None
+            fast.c.untold = 1
         else:
             fast.c.burst_minimum = 1
         fast.c.udp.uso = device.offloads.uso
@@ -402,6 +403,8 @@ class Engine:
         device = cast(FrameDevice, port.device)
         ready = fast.decide(now)
         if frames := fast.fast.frames():
+            if isinstance(device, SegmentDevice):
+                frames = self._sort(device, frames, fast.fast.frame_ports(), now)
             port.take(device.take_frames(frames), now)
         for token, bits in self.poller.tokens(fast.fast.ready()):
             token.on_ready(bits, now)
@@ -412,6 +415,18 @@ class Engine:
             port.write(device.take_frames([memoryview(frame) for frame in refused]))
         if fast.fast.c.device_errno:
             raise DeviceClosed(os.strerror(fast.fast.c.device_errno))
+
+    def _sort(
+        self, segment: SegmentDevice, frames: list[memoryview], numbers: list[int], now: float
+    ) -> list[memoryview]:
+        """Deal with the frames of ports that C could not judge; returns the others."""
+        if not any(numbers):
+            return frames
+        strange = [index for index, number in enumerate(numbers) if number]
+        packets = segment.sort_frames([frames[i] for i in strange], [numbers[i] for i in strange])
+        if packets and self._port is not None:
+            self._port.take_early(packets, now)
+        return [frame for frame, number in zip(frames, numbers, strict=True) if not number]
 
     def _sleep_until(self, deadline: float) -> float | None:
         """The deadline for trio's wait; None: `deadline` is too near for one."""

@@ -22,6 +22,7 @@ from tunstack.ip.addresses import Prefix, format_address
 from tunstack.ip.header import TCP, UDP
 from tunstack.limits import DEFAULT_LIMITS, Limits
 from tunstack.link.devices.base import Device
+from tunstack.link.switch import Switch
 from tunstack.nat import config as nat_config
 from tunstack.nat.nat import Nat
 from tunstack.nat.poller import EpollPoller
@@ -30,6 +31,8 @@ from tunstack.stack import Stack
 if TYPE_CHECKING:
     from tunstack.gateway.dhcp import DhcpSettings
     from tunstack.gateway.namespace import Attachment
+    from tunstack.link.devices.framed import FramedDevice
+    from tunstack.link.devices.segment import Port, SegmentDevice
     from tunstack.link.framings import Framing
     from tunstack.link.shaping.scenario import Scenario
     from tunstack.link.shaping.spec import ShapeSpec
@@ -61,6 +64,7 @@ class Gateway(VirtualHost):
     Attributes:
         plan: who has which address.
         nat: the flows.
+        switch: who is where, if guests share a segment; see `connect`.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class Gateway(VirtualHost):
             rng=random.SystemRandom(),
             limits=limits,
         )
+        self.switch = Switch(plan.gateway_mac, stack.own_addresses, limits, stack.drops)
+        self._segment: SegmentDevice | None = None
         with contextlib.ExitStack() as resources:
             self._pcap: io.FileIO | None = None
             if pcap is not None:
@@ -176,9 +182,41 @@ class Gateway(VirtualHost):
             device.close()
             raise
 
+    def connect(self, device: FramedDevice, *, is_isolated: bool = False, is_guarded: bool = True) -> Port:
+        """Put `device`, which belongs to the gateway from now on, behind a port of a shared segment.
+
+        Any number of guests may be connected so; they reach each other, unless both are isolated. What a
+        guarded port says of its addresses has to be true; see `tunstack.link.guard`.
+
+        Raises:
+            LocalError: there are too many ports; the device is still the caller's.
+            RuntimeError: a device is attached that is no segment.
+            trio.ClosedResourceError: the gateway has been closed.
+        """
+        self._check_open()
+        segment = self._segment
+        if segment is None or self.engine.device is None:
+            from tunstack.link.devices.segment import SegmentDevice
+
+            segment = SegmentDevice(self.switch, trio.current_time, mtu=self.plan.mtu, limits=self._limits)
+            try:
+                self.attach_device(segment)
+            except BaseException:
+                segment.close()
+                raise
+            self._segment = segment
+        return segment.connect(device, is_isolated=is_isolated, is_guarded=is_guarded)
+
+    def disconnect(self, port: Port) -> None:
+        """Close `port` and its device; not from within a round."""
+        if self._segment is not None:
+            self._segment.disconnect(port)
+
     @property
     def has_device(self) -> bool:
-        """Whether a device is attached."""
+        """Whether a device is attached, and if it is a segment, somebody is connected."""
+        if self._segment is not None:
+            return bool(self._segment.ports)
         return self.engine.device is not None
 
     async def attach_namespace(self, target: int | str, *, layer3: bool = False) -> Attachment:

@@ -83,6 +83,10 @@ class DevicePort:
             receive(packet, now)
         self._engine.deliver(now)
 
+    def take_early(self, packets: list[Packet], now: float) -> None:
+        """Take packets that a fast path has left for Python before they were on the link."""
+        self.take(packets, now)
+
     def flush(self, now: float) -> None:
         """Write what the stack has to send."""
         self.write(self._engine.stack.poll_transmit(now))
@@ -201,6 +205,13 @@ class ShapedPort(DevicePort):
         else:
             self._shaper.push_up(packets, self._engine.stack.l2, now)
             self.advance(now)
+
+    def take_early(self, packets: list[Packet], now: float) -> None:
+        if self._shape is None:
+            self.take(packets, now)
+            return
+        for packet in packets:
+            self._shape.put_up(pack_header(packet) + packet.tobytes(), now)
 
     def advance(self, now: float) -> None:
         """Hand to the stack what has come out of the up pipeline, unless it is lent."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from tunstack import native
 from tunstack.errors import BadPacket, DropReason, LocalError
 from tunstack.ip.header import IpHeader
 from tunstack.ip.reassembly import Reassembled
-from tunstack.packet import Buffer
+from tunstack.packet import Buffer, Checksum
 
 HEADER_LENGTH = 20
 """Bytes of a header without options; the stack sends no other."""
@@ -215,6 +216,16 @@ def pseudo_header_sum(src: bytes, dst: bytes, protocol: int, length: int) -> int
     """
     total = int.from_bytes(src, "big") + int.from_bytes(dst, "big") + protocol + length
     return total % 0xFFFF or (0xFFFF if total else 0)
+
+
+def is_right(data: Buffer, offset: int, start: int, state: int) -> bool:
+    """Whether the layer-4 checksum at `offset` of `data` is right, or may be taken for right.
+
+    `start`: the sum of the pseudo-header; `state`: what is known of the checksum, one of `UNVERIFIED`.
+    """
+    if native.ones_sum(data, start) == 0xFFFF:
+        return True
+    return state == Checksum.UNTOLD and int.from_bytes(data[offset : offset + 2], "big") == start
 
 
 def cut(payload: Buffer, room: int) -> Iterator[tuple[int, memoryview, bool]]:

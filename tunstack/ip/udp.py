@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 
-from tunstack import native
 from tunstack.errors import BadPacket, DropReason, LocalError
 from tunstack.ip.header import QUOTE_BYTES, QUOTE_BYTES_V6, UDP, IpHeader
-from tunstack.ip.ipv4 import pseudo_header_sum
-from tunstack.packet import Buffer
+from tunstack.ip.ipv4 import is_right, pseudo_header_sum
+from tunstack.packet import UNVERIFIED, Buffer, Checksum
 
 HEADER_LENGTH = 8
 CSUM_OFFSET = 6
@@ -73,15 +72,15 @@ class UdpDatagram:
         )
 
 
-def parse(header: IpHeader, verify: bool) -> UdpDatagram:
+def parse(header: IpHeader, state: int = Checksum.UNKNOWN) -> UdpDatagram:
     """The datagram in a packet whose protocol is UDP.
 
     What follows its own length is cut. A destination port of 0, which nobody can listen on, is an
     error. `gso_size` is left 0.
 
     Args:
-        verify: look at the checksum; not for packets whose checksum is PARTIAL or VALID. A checksum
-            of 0 means none in IPv4 and is an error in IPv6 (RFC 8200 8.1).
+        state: what is known of the packet's checksum, a `Checksum`. A checksum of 0 means none in
+            IPv4 and is an error in IPv6 (RFC 8200 8.1).
 
     Raises:
         BadPacket: BAD_UDP or BAD_UDP_CHECKSUM.
@@ -92,9 +91,9 @@ def parse(header: IpHeader, verify: bool) -> UdpDatagram:
     src_port, dst_port, length, checksum = _header.unpack_from(data)
     if not HEADER_LENGTH <= length <= len(data) or dst_port == 0:
         raise BadPacket(DropReason.BAD_UDP)
-    if verify and (checksum or header.version != 4):
+    if state in UNVERIFIED and (checksum or header.version != 4):
         start = pseudo_header_sum(header.src, header.dst, UDP, length)
-        if checksum == 0 or native.ones_sum(data[:length], start) != 0xFFFF:
+        if checksum == 0 or not is_right(data[:length], CSUM_OFFSET, start, state):
             raise BadPacket(DropReason.BAD_UDP_CHECKSUM)
     return UdpDatagram(
         header.src,

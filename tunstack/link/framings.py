@@ -31,6 +31,10 @@ QEMU = Framing(4, "big")
 """`-netdev stream` and `-netdev socket` of QEMU, over UNIX and TCP sockets."""
 
 
+HYPERKIT = Framing(2, "little")
+"""vpnkit's protocol, behind its handshake; `/connect` of gvproxy, and its stdio."""
+
+
 class Deframer:
     """Finds the frames in a stream.
 

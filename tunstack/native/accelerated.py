@@ -12,7 +12,7 @@ from typing import Any
 
 from tunstack.errors import LocalError
 from tunstack.native.partial import complete_partial
-from tunstack.packet import Buffer, Checksum, GsoType, Packet
+from tunstack.packet import UNVERIFIED, Buffer, Checksum, GsoType, Packet
 
 _native: Any = importlib.import_module("tunstack.native._native")
 lib = _lib = _native.lib
@@ -74,7 +74,8 @@ def coalesce(packets: Sequence[Packet], l2: bool, max_bytes: int = _MAX_IP) -> l
     heads = [_from_buffer(_BYTES, packet.head) for packet in packets]
     lengths = [len(head) for head in heads]
     flags = bytes(
-        (_TRUSTED if packet.checksum else 0) | (_OPAQUE if packet.gso_size or packet.payload else 0)
+        (0 if packet.checksum in UNVERIFIED else _TRUSTED)
+        | (_OPAQUE if packet.gso_size or packet.payload else 0)
         for packet in packets
     )
     rows = _ffi.new(_ROWS, count * _ROW)

@@ -20,8 +20,10 @@ ROOMS = ("ip", "tcp", "tcp/congestion", "stack", "nat", "link/shaping")
 """Compiled as a whole, but for `LEFT_OUT`."""
 MODULES = (
     *("timers.py", "packet.py", "gateway/engine.py", "gateway/ports.py"),
-    *(f"link/{name}.py" for name in ("arp", "ethernet", "framings", "interface", "neighbour", "transmit")),
-    *(f"link/devices/{name}.py" for name in ("stream", "vnet", "vnet_header", "tap", "tun")),
+    *(f"link/{name}.py" for name in ("arp", "ethernet", "framings", "guard", "interface", "neighbour")),
+    *(f"link/{name}.py" for name in ("switch", "transmit")),
+    *(f"link/devices/{name}.py" for name in ("datagram", "framed", "segment", "stream")),
+    *(f"link/devices/{name}.py" for name in ("vnet", "vnet_header", "tap", "tun")),
 )
 LEFT_OUT = ("tcp/isn.py",)
 """Tests steer the sequence numbers."""

@@ -49,6 +49,7 @@ def _fastpath_cdef() -> str:
         "fastpath": "TS_FAST_FRAMES",
         "fast_udp": "TS_UDP_QUOTE",
         "fast_stream": "TS_STREAM_FRAME",
+        "fast_switch": "TS_SWITCH_PORTS",
         "pipeline": "TS_RANDOM_WORDS",
         "fast_shape": "TS_SHAPE_READ",
     }
@@ -66,7 +67,7 @@ if _FASTPATH:
 
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
-    _PARTS = ("table", "queue", "input", "output", "udp", "stream", "shape", "loop")
+    _PARTS = ("table", "queue", "input", "output", "udp", "stream", "message", "switch", "shape", "loop")
     _NAMES += [*(f"fast_{name}" for name in _PARTS), "pipeline", "queues"]
 
 
@@ -88,7 +89,7 @@ ffibuilder.set_source(
     #include "native.h"
     #if defined(__linux__)
     #include "fast_shape.h"
-    #include "fast_stream.h"
+    #include "fast_switch.h"
     #include "fast_udp.h"
     #endif
     """,

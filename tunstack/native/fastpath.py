@@ -1,10 +1,10 @@
 """The fast path, as Python sees it: established flows of TCP and UDP that are carried in C.
 
-The headers in `csrc` state the theory of operation and every field: `fastpath.h`, and for UDP, for a stream
-as the device and for a shaped link `fast_udp.h`, `fast_stream.h` and `fast_shape.h`. `tunstack.tcp.lease`
-fills a flow in and reads it back, `tunstack.nat.fast` and `tunstack.nat.fast_udp` decide on flows. There is
-no twin of this module: the reference is the Python stack itself, and where `available` is False that carries
-every flow.
+The headers in `csrc` state the theory of operation and every field: `fastpath.h`, and for UDP, for sockets
+and switches as the device and for a shaped link `fast_udp.h`, `fast_stream.h`, `fast_switch.h`,
+`fast_shape.h`. `tunstack.tcp.lease` fills a flow in and reads it back, `tunstack.nat.fast` and
+`tunstack.nat.fast_udp` decide on flows. There is no twin of this module: the reference is the Python stack
+itself, and where `available` is False that carries every flow.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ if native.implementation == "c":
     available = hasattr(lib, "ts_fast_new")
 
 
+_LENGTH = 4
+"""Bytes in front of a message that waits."""
+
+
 class Datagram(NamedTuple):
     """A datagram, or a train of them, that C has received and not carried; see `struct ts_datagram`."""
 
@@ -41,13 +45,14 @@ class Datagram(NamedTuple):
 
 
 class Stream:
-    """A stream socket of frames that a fast path has as its device; see `csrc/fast_stream.h`."""
+    """A socket of frames that a fast path has as its device or behind a port; see `csrc/fast_stream.h`."""
 
     __slots__ = ("_c", "_owner")
 
-    def __init__(self, owner: FastPath, c: Any) -> None:
+    def __init__(self, owner: FastPath, c: Any, *, is_trusted: bool) -> None:
         self._owner = owner  # whose memory it is
         self._c = c
+        c.is_trusted = is_trusted
 
     def put(self, packet: bytes) -> bool:
         """Take `packet`, virtio-net header first, cut and completed as that says; False: refused for now.
@@ -75,6 +80,22 @@ class Stream:
         outgoing = bytes(ffi.buffer(c.out + c.out_start, waits)) if waits else b""
         return incoming, c.skip, outgoing
 
+    def take_over_messages(self) -> tuple[list[bytes], list[bytes]]:
+        """What was received and not looked at, and what was not sent; no more use after that."""
+        c = self._c
+        first = getattr(c, "in")
+        incoming = [
+            bytes(ffi.buffer(first + slot * lib.TS_STREAM_SLOT, c.lengths[slot]))
+            for slot in range(c.slot, c.slots)
+        ]
+        _, _, waiting = self.take_over()
+        outgoing, at = [], 0
+        while at < len(waiting):
+            end = at + _LENGTH + int.from_bytes(waiting[at : at + _LENGTH], "big")
+            outgoing.append(waiting[at + _LENGTH : end])
+            at = end
+        return incoming, outgoing
+
     def flush(self) -> bool:
         """Send what waits; True if nothing does any more. OSError if the stream has ended."""
         if failed := lib.ts_stream_flush(self._c):
@@ -91,6 +112,86 @@ class Stream:
         return counts
 
 
+class PortOpener:
+    """Opens sockets behind one port of a `Switch`."""
+
+    __slots__ = ("_limit", "_number", "_switch")
+
+    def __init__(self, switch: Switch, number: int, limit: int) -> None:
+        """`limit`: bytes that may wait for the port."""
+        self._switch = switch
+        self._number = number
+        self._limit = limit
+
+    def open_stream(self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool) -> Stream:
+        """See `FastPath.open_stream`."""
+        owner = self._switch.owner
+        c = lib.ts_switch_connect(owner.c, self._number, fd, prefix, little, most, self._limit)
+        return Stream(owner, _or_error(c), is_trusted=is_trusted)
+
+
+class Switch:
+    """A switch that a fast path has as its device; see `csrc/fast_switch.h`.
+
+    Attributes:
+        owner: the fast path.
+    """
+
+    __slots__ = ("_c", "owner")
+
+    def __init__(self, owner: FastPath, c: Any) -> None:
+        self.owner = owner  # whose memory it is
+        self._c = c
+
+    def isolate(self, number: int) -> None:
+        """Port `number`, which is open, reaches no other that is isolated."""
+        self._c.ports[number].is_isolated = 1
+
+    def disconnect(self, number: int) -> None:
+        """Forget port `number`, if it is open."""
+        lib.ts_switch_disconnect(self.owner.c, number)
+
+    def allow(self, number: int, mac: bytes, address: bytes, until: float) -> None:
+        """What `mac` sends from `address` at port `number` is believed until then (seconds)."""
+        lib.ts_switch_allow(self.owner.c, number, mac, 4 if len(address) == 4 else 6, address, until)
+
+    def locate(self, number: int, mac: bytes, until: float) -> None:
+        """`mac` is behind port `number` until then."""
+        lib.ts_switch_locate(self.owner.c, number, mac, until)
+
+    def forget(self) -> None:
+        """Forget all of that."""
+        lib.ts_switch_forget(self.owner.c)
+
+    def flush(self, number: int) -> None:
+        """Send what waits for port `number`. OSError if that has ended it."""
+        if failed := lib.ts_switch_flush_port(self.owner.c, number):
+            raise OSError(failed, os.strerror(failed))
+
+    def ended(self) -> list[tuple[int, int]]:
+        """The ports that have ended and are still open, with what did that."""
+        c = self._c
+        if not c.ended:
+            return []
+        codes = [port.error for port in c.ports]
+        return [(number, code) for number, code in enumerate(codes) if code]
+
+    @property
+    def forwarded(self) -> int:
+        """Frames that went from port to port."""
+        count: int = self._c.forwarded
+        return count
+
+    def take_drops(self) -> tuple[int, int, int]:
+        """Frames for which there was no room, that were too long and too short, since the last call."""
+        c = self._c
+        lib.ts_switch_count(self.owner.c)
+        counts = c.full, c.too_long, c.too_short
+        if any(counts):
+            c.full = c.too_long = c.too_short = 0
+        return counts
+
+
 class Shape:
     """The shaping of a fast path's link; see `csrc/fast_shape.h`."""
 
@@ -104,6 +205,10 @@ class Shape:
     def put(self, packet: bytes, now: float) -> None:
         """Send `packet`, virtio-net header first, down."""
         lib.ts_shape_put(self._c, packet, len(packet), now)
+
+    def put_up(self, packet: bytes, now: float) -> None:
+        """Send it up."""
+        lib.ts_shape_send_up(self._c, packet, len(packet), now)
 
     @property
     def has_dropped(self) -> bool:
@@ -141,12 +246,18 @@ class FastPath:
         self.c.l2 = mac is not None
         self.c.mac = mac or bytes(6)
 
-    def open_stream(self, fd: int, prefix: int, little: bool, most: int) -> Stream:
-        """Let the device be the stream socket `fd`, whose frames stand behind lengths of `prefix` bytes.
+    def open_stream(self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool) -> Stream:
+        """Let the device be the socket `fd`, whose frames stand behind lengths of `prefix` bytes.
 
-        `most`: bytes of the largest frame to send. MemoryError.
+        Without a prefix it keeps messages apart, which are frames. `most`: bytes of the largest frame to
+        send; `is_trusted`: checksums are right. MemoryError.
         """
-        return Stream(self, _or_error(lib.ts_stream_open(self.c, fd, prefix, little, most)))
+        c = _or_error(lib.ts_stream_open(self.c, fd, prefix, little, most))
+        return Stream(self, c, is_trusted=is_trusted)
+
+    def open_switch(self, epoll_fd: int) -> Switch:
+        """Let the device be a switch, the descriptors of whose ports are behind `epoll_fd`. MemoryError."""
+        return Switch(self, _or_error(lib.ts_switch_open(self.c, epoll_fd)))
 
     def open_shape(self, up: Any, down: Any) -> Shape:
         """Shape the link by two `struct ts_pipeline`, which must stay as long. MemoryError."""
@@ -229,6 +340,11 @@ class FastPath:
         """The frames that are Python's, virtio-net header first; valid until the next call."""
         c = self.c
         return [memoryview(ffi.buffer(frame.data, frame.length)) for frame in c.frames[0 : c.frame_count]]
+
+    def frame_ports(self) -> list[int]:
+        """The port of each of them: 0, or whose switch does not know what it is."""
+        c = self.c
+        return [frame.port for frame in c.frames[0 : c.frame_count]]
 
     def refused(self) -> list[bytes]:
         """Frames that the device did not take, virtio-net header first; they are Python's to write."""

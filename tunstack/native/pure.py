@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from tunstack.errors import LocalError
 from tunstack.limits import COALESCE_FLOWS
 from tunstack.native.partial import complete_partial
-from tunstack.packet import Buffer, Checksum, GsoType, Packet
+from tunstack.packet import UNVERIFIED, Buffer, Checksum, GsoType, Packet
 
 _ETHERNET = 14
 _ETHERTYPE_IPV4 = 0x0800
@@ -185,7 +185,7 @@ def _verify(packet: Packet, tcp: _Tcp) -> bool:
     head, base, l4 = packet.head, tcp.base, tcp.l4
     if l4 - base == 20 and ones_sum(head[base:l4]) != 0xFFFF:
         return False
-    if packet.checksum != Checksum.UNKNOWN:
+    if packet.checksum not in UNVERIFIED:
         return True
     return ones_sum(head[l4 : tcp.end], _pseudo(tcp.key[:-4], _TCP, tcp.end - l4)) == 0xFFFF
 

@@ -269,9 +269,13 @@ _HANDLERS: dict[MessageType | None, Callable[[DhcpServer, DhcpMessage, float], R
 
 
 def _client(message: DhcpMessage) -> bytes:
-    """What tells a client from others (RFC 2131 4.2)."""
+    """What tells a client from others (RFC 2131 4.2).
+
+    An identifier counts for one MAC alone: a guest that makes use of another's does not get at its lease.
+    """
     ident = message.options.get(Option.CLIENT_ID, b"")
-    return ident if len(ident) > 1 else bytes((message.htype,)) + message.chaddr
+    hardware = bytes((message.htype,)) + message.chaddr
+    return hardware if len(ident) <= 1 or ident == hardware else ident + message.chaddr
 
 
 def _host_name(value: bytes) -> str:

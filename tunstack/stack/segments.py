@@ -6,12 +6,11 @@ What belongs to no connection is the beginning of one, the end of one that was o
 
 from __future__ import annotations
 
-from tunstack import native
 from tunstack.errors import BadPacket, DropCounters, DropReason
 from tunstack.ip import ipv4
 from tunstack.ip.addresses import is_broadcast, is_multicast
 from tunstack.ip.header import TCP, IpHeader
-from tunstack.packet import Checksum, Packet
+from tunstack.packet import UNVERIFIED, Packet
 from tunstack.stack.connections import Connections
 from tunstack.stack.network import Network
 from tunstack.stack.opening import Opening, send_reset
@@ -42,9 +41,9 @@ class SegmentInput:
     def receive(self, header: IpHeader, packet: Packet, now: float) -> None:
         """Take the segment in `packet`; BadPacket for what is dropped."""
         payload = header.payload
-        if packet.checksum == Checksum.UNKNOWN:
+        if packet.checksum in UNVERIFIED:
             start = ipv4.pseudo_header_sum(header.src, header.dst, TCP, len(payload))
-            if native.ones_sum(payload, start) != 0xFFFF:
+            if not ipv4.is_right(payload, tcp_header.CHECKSUM_OFFSET, start, packet.checksum):
                 raise BadPacket(DropReason.BAD_TCP_CHECKSUM)
         segment = tcp_header.parse(payload)
         segment.marked = header.traffic_class & 3 == CONGESTION_EXPERIENCED

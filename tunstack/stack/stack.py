@@ -23,7 +23,7 @@ from tunstack.ip.icmp import EchoRequest, IcmpErrorKind
 from tunstack.ip.layer import IpLayer
 from tunstack.limits import DEFAULT_LIMITS, Limits
 from tunstack.link.interface import EthernetLink, IpLink
-from tunstack.packet import Buffer, Checksum, Packet
+from tunstack.packet import Buffer, Packet
 from tunstack.stack.connections import Connections
 from tunstack.stack.events import Event
 from tunstack.stack.icmp import Icmp
@@ -188,7 +188,7 @@ class Stack:
         return True
 
     def _receive_udp(self, header: IpHeader, packet: Packet) -> None:
-        datagram = udp.parse(header, packet.checksum == Checksum.UNKNOWN)
+        datagram = udp.parse(header, packet.checksum)
         if packet.gso_size and len(datagram.payload) > packet.gso_size:
             datagram.gso_size = packet.gso_size
         self._events.append(datagram)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tunstack.packet import Packet
+
+if TYPE_CHECKING:
+    from tunstack.native.fastpath import FastPath
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,21 @@ class Device(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class LendableDevice(Device, Protocol):
+    """A device without offloads, whose sockets a fast path can read and write in its place."""
+
+    def fileno(self) -> int: ...
+
+    def lend(self, fast: FastPath) -> bool:
+        """Let `fast` read and write from now on, with all offloads; False if it does already. MemoryError."""
+        ...
+
+    def take_back(self) -> None:
+        """Read and write in Python again, from where the fast path is, which must have ended."""
+        ...
 
 
 class DeviceClosed(Exception):

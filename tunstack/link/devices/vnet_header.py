@@ -31,11 +31,11 @@ _TCP_FLAGS = 13
 _CWR = 0x80
 
 
-def parse_frame(frame: memoryview) -> Packet:
+def parse_frame(frame: memoryview, otherwise: int = _UNKNOWN) -> Packet:
     """The packet of `frame`, virtio-net header first, as a view of it; `BadPacket` if there is none.
 
     Trains and checksums keep what the header says of them; `csum_start` and `csum_offset` are 0 unless the
-    checksum is PARTIAL.
+    checksum is PARTIAL. `otherwise`: what is known of a checksum of which the header says nothing.
     """
     count = len(frame)
     if not VNET_LENGTH < count <= VNET_LENGTH + MAX_FRAME:
@@ -46,7 +46,7 @@ def parse_frame(frame: memoryview) -> Packet:
         if csum_start + csum_offset + 2 > count - VNET_LENGTH:
             raise BadPacket(DropReason.BAD_VNET_HEADER)
     else:
-        checksum = _VALID if flags & DATA_VALID else _UNKNOWN
+        checksum = _VALID if flags & DATA_VALID else otherwise
         csum_start = csum_offset = 0
     if gso_type:
         gso_type &= ~GSO_ECN

@@ -3,15 +3,13 @@
  * case), and how payload gets to the socket (tunstack.nat.tcp_flow).
  */
 #define _GNU_SOURCE
-#include "fastpath.h"
-#include "wire.h"
+#include "fast_wire.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #define NEEDS_CSUM 1
-#define DATA_VALID 2
 #define GSO_ECN 0x80
 #define NOP_NOP_TIMESTAMP 0x0101080au
 #define MIN_RTT_MEMORY 300.0
@@ -61,8 +59,8 @@ uint32_t ts_fast_find_layer4(const struct ts_fast *fast, const uint8_t *frame, u
 }
 
 /* 1 if the checksum is right, or may be taken for right; and the train's metadata make sense. */
-static int check_metadata(const uint8_t *vnet, const uint8_t *frame, uint32_t tcp, uint32_t end, int family,
-                          const uint8_t *ip, struct segment *segment)
+static int check_metadata(const struct ts_fast *fast, const uint8_t *vnet, const uint8_t *frame, uint32_t tcp,
+                          uint32_t end, int family, const uint8_t *ip, struct segment *segment)
 {
     uint16_t start, offset, gso_size;
     uint32_t gso_type = vnet[1];
@@ -80,9 +78,9 @@ static int check_metadata(const uint8_t *vnet, const uint8_t *frame, uint32_t tc
     segment->wire = segment->size / segment->segments;
     if (vnet[0] & NEEDS_CSUM)
         return start == tcp && offset == 16;
-    if (vnet[0] & DATA_VALID)
+    if (vnet[0] & TS_DATA_VALID)
         return 1;
-    return ts_ones_sum(frame + tcp, end - tcp, ts_pseudo(ip, family, TS_PROTOCOL_TCP, end - tcp)) == 0xffff;
+    return ts_wire_verify(fast, frame + tcp, end - tcp, 16, ip, family, TS_PROTOCOL_TCP);
 }
 
 /* Whether `segment` is one of the common ones for `flow` in the state that it is in. */
@@ -249,7 +247,7 @@ int ts_fast_receive(struct ts_fast *fast, const uint8_t *data, uint32_t length, 
     segment.window = ts_get16(tcp + 14);
     segment.stamp = ts_get32(tcp + 24);
     segment.echo = ts_get32(tcp + 28);
-    if (!check_metadata(data, frame, at, end, family, ip, &segment) ||
+    if (!check_metadata(fast, data, frame, at, end, family, ip, &segment) ||
         !is_common(fast, flow, &segment))
         goto uncommon;
     take(fast, flow, &segment, now);

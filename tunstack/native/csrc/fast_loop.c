@@ -1,7 +1,7 @@
 /* Rounds of the fast path: wait, take, decide what is Python's, send. */
 #define _GNU_SOURCE
 #include "fast_shape.h"
-#include "fast_stream.h"
+#include "fast_switch.h"
 #include "fast_udp.h"
 
 #include <errno.h>
@@ -66,8 +66,9 @@ static ssize_t read_frame(struct ts_fast *fast, uint8_t *data)
     int tries = TS_FAST_FRAMES;
 
     while (tries--) {
-        ssize_t length =
-            fast->stream ? ts_stream_read(fast->stream, data) : read(fast->device_fd, data, TS_FAST_FRAME);
+        ssize_t length = fast->sw       ? ts_switch_read(fast, data)
+                         : fast->stream ? ts_stream_read(fast->stream, data)
+                                        : read(fast->device_fd, data, TS_FAST_FRAME);
 
         if (length >= 0)
             return length;
@@ -83,7 +84,18 @@ static ssize_t read_frame(struct ts_fast *fast, uint8_t *data)
 /* The next frame that has come over the link; -1: there is none now. */
 static ssize_t next_frame(struct ts_fast *fast, uint8_t *data)
 {
+    fast->from = 0;
     return fast->shape ? ts_shape_read(fast->shape, data, fast->now) : read_frame(fast, data);
+}
+
+/* The frame at `data`, one of the buffers, is Python's. */
+static void keep_frame(struct ts_fast *fast, uint8_t *data, uint32_t length)
+{
+    struct ts_frame *frame = fast->frames + fast->frame_count++;
+
+    frame->data = data;
+    frame->length = length;
+    frame->port = fast->from;
 }
 
 /* One batch of what has come; 1 if there may be more. */
@@ -102,14 +114,13 @@ static int read_batch(struct ts_fast *fast)
             break;
         fast->frames_in++;
         /* One that was cut off does not hold what its IP header says, and is not taken. */
-        if (ts_fast_receive(fast, data, (uint32_t)length, fast->now) ||
-            ts_udp_receive(fast, data, (uint32_t)length)) {
+        if (!fast->from && (ts_fast_receive(fast, data, (uint32_t)length, fast->now) ||
+                            ts_udp_receive(fast, data, (uint32_t)length))) {
             fast->frames_fast++;
             taken++;
             continue;
         }
-        fast->frames[fast->frame_count].data = data;
-        fast->frames[fast->frame_count++].length = (uint32_t)length;
+        keep_frame(fast, data, (uint32_t)length);
     }
     is_full = taken + fast->frame_count == limit;
     if (!is_full)
@@ -137,7 +148,7 @@ static int is_for_python(const struct ts_fast *fast)
     uint32_t i;
 
     if (fast->frame_count || fast->ready_count || fast->udp->datagram_count || fast->refused_count ||
-        fast->device_errno)
+        fast->device_errno || (fast->sw && fast->sw->ended))
         return 1;
     for (i = 0; i < fast->report_count; i++)
         if (fast->reports[i]->report & ~(uint32_t)TS_REPORT_TIMER)
@@ -148,7 +159,7 @@ static int is_for_python(const struct ts_fast *fast)
 /* What has come over the link, as much as is served in one round. */
 static void read_link(struct ts_fast *fast)
 {
-    uint32_t batches = fast->stream || fast->shape ? WIRE_BATCHES : 1;
+    uint32_t batches = fast->sw || fast->stream || fast->shape ? WIRE_BATCHES : 1;
 
     while (batches-- && read_batch(fast) && !is_for_python(fast))
         ;
@@ -160,14 +171,26 @@ static void read_device(struct ts_fast *fast)
     uint32_t frames = TS_SHAPE_READ;
     ssize_t length;
 
+    if (fast->sw)
+        ts_switch_poll(fast->sw);
     if (fast->stream)
         fast->stream->is_drained = 0;
     if (!fast->shape) {
         read_link(fast);
         return;
     }
-    while (frames-- && ts_shape_is_served(fast->shape) && (length = read_frame(fast, fast->shape->frame)) >= 0)
-        ts_shape_send_up(fast->shape, fast->shape->frame, (uint32_t)length, fast->now);
+    while (frames-- && fast->frame_count < TS_FAST_FRAMES / 2 && ts_shape_is_served(fast->shape)) {
+        uint8_t *data = fast->buffers + (size_t)fast->frame_count * TS_FAST_FRAME;
+
+        fast->from = 0;
+        length = read_frame(fast, data);
+        if (length < 0)
+            break;
+        if (fast->from)
+            keep_frame(fast, data, (uint32_t)length); /* Python sends it up, if it may pass */
+        else
+            ts_shape_send_up(fast->shape, data, (uint32_t)length, fast->now);
+    }
 }
 
 /* What has left the shaping; 0: nothing has. */
@@ -183,6 +206,8 @@ static int serve_shape(struct ts_fast *fast)
 /* Frames that have been received and not been looked at: the descriptor does not tell of them. */
 static int has_frames(const struct ts_fast *fast)
 {
+    if (fast->sw)
+        return ts_switch_has_frame(fast->sw);
     return fast->stream && ts_stream_has_frame(fast->stream);
 }
 
@@ -310,6 +335,8 @@ void ts_fast_flush(struct ts_fast *fast)
     fast->marked_count = 0;
     if (fast->shape)
         ts_shape_depart(fast);
+    if (fast->sw)
+        ts_switch_flush(fast->sw);
     if (fast->stream && (error = ts_stream_flush(fast->stream)))
         fast->device_errno = error;
 }

@@ -4,7 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "fast_shape.h"
-#include "fast_stream.h"
+#include "fast_switch.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -132,7 +132,9 @@ void ts_fast_write(struct ts_fast *fast, const struct iovec *views, int count)
         refuse(fast, views, count);
         return;
     }
-    if (fast->stream)
+    if (fast->sw)
+        error = ts_switch_write(fast, views, count);
+    else if (fast->stream)
         error = ts_stream_write(fast->stream, views, count);
     else if (writev(fast->device_fd, views, count) < 0)
         error = errno;
@@ -143,6 +145,7 @@ void ts_fast_write(struct ts_fast *fast, const struct iovec *views, int count)
     case ENOBUFS:
     case ENOMEM:
     case EIO: /* the interface is down */
+    case EHOSTUNREACH:
         refuse(fast, views, count);
         break;
     case EBADFD:

@@ -18,12 +18,11 @@ struct ts_shape *ts_shape_open(struct ts_fast *fast, struct ts_pipeline *up, str
     shape->up = up;
     shape->down = down;
     shape->l2 = fast->l2;
-    shape->frame = malloc(TS_FAST_FRAME);
     shape->train = malloc(TS_FAST_FRAME);
     shape->cut = malloc(CUT_CAPACITY);
     ts_shape_close(fast);
     fast->shape = shape;
-    if (shape->frame && shape->train && shape->cut)
+    if (shape->train && shape->cut)
         return shape;
     ts_shape_close(fast);
     return NULL;
@@ -36,7 +35,6 @@ void ts_shape_close(struct ts_fast *fast)
     if (!shape)
         return;
     fast->shape = NULL;
-    free(shape->frame);
     free(shape->train);
     free(shape->cut);
     free(shape);

@@ -26,7 +26,7 @@ struct ts_shape {
 
     /* inside */
     uint8_t l2;
-    uint8_t *frame, *train, *cut;
+    uint8_t *train, *cut;
 };
 
 /* The link of `fast` is shaped from now on; NULL without memory. */
@@ -36,13 +36,15 @@ void ts_shape_close(struct ts_fast *fast);
 /* A packet of Python's, virtio-net header first, on its way down. */
 void ts_shape_put(struct ts_shape *shape, const uint8_t *data, uint32_t length, double now);
 
+/* A packet on its way up. */
+void ts_shape_send_up(struct ts_shape *shape, const uint8_t *data, uint32_t length, double now);
+
 /* Between the files. */
 double ts_shape_deadline(const struct ts_shape *shape);
 /* As read(2) of a TAP into TS_FAST_FRAME bytes, of what has left `up`. */
 ssize_t ts_shape_read(struct ts_shape *shape, uint8_t *data, double now);
 /* `up` holds nothing that should have been looked at. */
 int ts_shape_is_served(const struct ts_shape *shape);
-void ts_shape_send_up(struct ts_shape *shape, const uint8_t *data, uint32_t length, double now);
 void ts_shape_send_down(struct ts_shape *shape, const struct iovec *views, int count, double now);
 /* Let the device have what has left `down`. */
 void ts_shape_depart(struct ts_fast *fast);

@@ -8,28 +8,41 @@
 
 #define IN_CAPACITY (TS_STREAM_PREFIX + TS_STREAM_FRAME + TS_STREAM_READ)
 
-struct ts_stream *ts_stream_open(struct ts_fast *fast, int fd, uint32_t prefix, int little, uint32_t most)
+struct ts_stream *ts_stream_new(int fd, uint32_t prefix, int little, int l2, uint32_t most)
 {
     struct ts_stream *stream;
+    socklen_t size = sizeof(int);
+    int type = 0;
 
-    if (!prefix || prefix > TS_STREAM_PREFIX || fast->stream)
+    if (prefix > TS_STREAM_PREFIX)
         return NULL;
     stream = calloc(1, sizeof *stream);
     if (!stream)
         return NULL;
     stream->fd = fd;
-    stream->prefix = prefix;
+    stream->is_messages = !prefix;
+    stream->prefix = prefix ? prefix : TS_STREAM_PREFIX;
     stream->little = (uint8_t)!!little;
-    stream->l2 = fast->l2;
+    stream->l2 = (uint8_t)!!l2;
     stream->most = most < TS_STREAM_FRAME ? most : TS_STREAM_FRAME;
-    stream->in = malloc(IN_CAPACITY);
+    stream->limit = TS_STREAM_LIMIT;
+    if (stream->is_messages && !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size))
+        stream->is_sequence = type == SOCK_SEQPACKET;
+    stream->in = malloc(stream->is_messages ? (size_t)TS_STREAM_MESSAGES * TS_STREAM_SLOT : IN_CAPACITY);
     stream->train = malloc(TS_FAST_FRAME);
     if (!stream->in || !stream->train) {
         ts_stream_free(stream);
         return NULL;
     }
-    fast->stream = stream;
     return stream;
+}
+
+struct ts_stream *ts_stream_open(struct ts_fast *fast, int fd, uint32_t prefix, int little, uint32_t most)
+{
+    if (fast->stream)
+        return NULL;
+    fast->stream = ts_stream_new(fd, prefix, little, fast->l2, most);
+    return fast->stream;
 }
 
 void ts_stream_free(struct ts_stream *stream)
@@ -53,9 +66,21 @@ static uint32_t get_length(const struct ts_stream *stream, const uint8_t *at)
     return length;
 }
 
-/* The next whole frame, which stays where it is; NULL if there is none. */
-static const uint8_t *peek(struct ts_stream *stream, uint32_t *length)
+static const uint8_t *peek_message(struct ts_stream *stream, uint32_t *length)
 {
+    for (; stream->slot < stream->slots; stream->slot++) {
+        *length = stream->lengths[stream->slot];
+        if (*length && *length <= TS_STREAM_FRAME)
+            return stream->in + (size_t)stream->slot * TS_STREAM_SLOT;
+        *(*length ? &stream->too_long : &stream->too_short) += 1;
+    }
+    return NULL;
+}
+
+const uint8_t *ts_stream_peek(struct ts_stream *stream, uint32_t *length)
+{
+    if (stream->is_messages)
+        return peek_message(stream, length);
     for (;;) {
         uint32_t held = stream->in_end - stream->in_start;
         uint32_t gone = stream->skip < held ? (uint32_t)stream->skip : held;
@@ -77,15 +102,31 @@ int ts_stream_has_frame(struct ts_stream *stream)
 {
     uint32_t length;
 
-    return peek(stream, &length) != NULL;
+    return ts_stream_peek(stream, &length) != NULL;
 }
 
-/* 0, or -1 with errno: nothing has arrived. */
-static int receive(struct ts_stream *stream)
+ssize_t ts_stream_take(struct ts_stream *stream, const uint8_t *frame, uint32_t length, uint8_t *data)
+{
+    if (data) {
+        memset(data, 0, TS_FAST_VNET);
+        if (stream->is_trusted)
+            data[0] = TS_DATA_VALID;
+        memcpy(data + TS_FAST_VNET, frame, length);
+    }
+    if (stream->is_messages)
+        stream->slot++;
+    else
+        stream->in_start += stream->prefix + length;
+    return TS_FAST_VNET + (ssize_t)length;
+}
+
+int ts_stream_receive(struct ts_stream *stream)
 {
     uint32_t held = stream->in_end - stream->in_start;
     ssize_t got;
 
+    if (stream->is_messages)
+        return ts_message_receive(stream);
     memmove(stream->in, stream->in + stream->in_start, held);
     stream->in_start = 0;
     stream->in_end = held;
@@ -105,25 +146,22 @@ static int receive(struct ts_stream *stream)
 ssize_t ts_stream_read(struct ts_stream *stream, uint8_t *data)
 {
     uint32_t length = 0;
-    const uint8_t *frame = peek(stream, &length);
+    const uint8_t *frame = ts_stream_peek(stream, &length);
 
     if (!frame) {
         if (stream->is_drained) {
             errno = EAGAIN;
             return -1;
         }
-        if (receive(stream))
+        if (ts_stream_receive(stream))
             return -1;
-        frame = peek(stream, &length);
+        frame = ts_stream_peek(stream, &length);
         if (!frame) {
             errno = EAGAIN;
             return -1;
         }
     }
-    memset(data, 0, TS_FAST_VNET);
-    memcpy(data + TS_FAST_VNET, frame, length);
-    stream->in_start += stream->prefix + length;
-    return TS_FAST_VNET + (ssize_t)length;
+    return ts_stream_take(stream, frame, length, data);
 }
 
 /* Writing. */
@@ -224,7 +262,7 @@ int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int cou
     uint32_t length = ts_wire_length(views, count);
     int failed;
 
-    if (stream->out_end - stream->out_start >= TS_STREAM_LIMIT)
+    if (stream->out_end - stream->out_start >= stream->limit)
         return EAGAIN;
     if (!length)
         return EINVAL;
@@ -235,6 +273,21 @@ int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int cou
     if (failed || stream->out_end - stream->out_start < TS_STREAM_CHUNK)
         return failed;
     return ts_stream_flush(stream);
+}
+
+int ts_stream_forward(struct ts_stream *stream, const uint8_t *frame, uint32_t length)
+{
+    uint8_t *at;
+
+    if (stream->out_end - stream->out_start >= stream->limit)
+        return EAGAIN;
+    at = reserve(stream, stream->prefix + length);
+    if (!at)
+        return EAGAIN;
+    put_length(stream, at, length);
+    memcpy(at + stream->prefix, frame, length);
+    stream->out_end += stream->prefix + length;
+    return 0;
 }
 
 int ts_stream_put(struct ts_stream *stream, const uint8_t *data, uint32_t length)
@@ -249,7 +302,9 @@ int ts_stream_fill(struct ts_stream *stream, const uint8_t *in, uint32_t in_leng
 {
     uint8_t *at;
 
-    if (in_length > IN_CAPACITY || out_length > 2 * TS_STREAM_LIMIT || stream->in_end || stream->out_end)
+    if (out_length > 2 * TS_STREAM_LIMIT + stream->limit || stream->in_end || stream->slots || stream->out_end)
+        return EINVAL;
+    if (stream->is_messages ? ts_message_fill(stream, in, in_length) : in_length > IN_CAPACITY)
         return EINVAL;
     if (out_length) {
         at = reserve(stream, out_length);
@@ -258,6 +313,8 @@ int ts_stream_fill(struct ts_stream *stream, const uint8_t *in, uint32_t in_leng
         memcpy(at, out, out_length);
         stream->out_end += out_length;
     }
+    if (stream->is_messages)
+        return 0;
     if (in_length)
         memcpy(stream->in, in, in_length);
     stream->in_end = in_length;
@@ -271,6 +328,8 @@ int ts_stream_flush(struct ts_stream *stream)
 
     if (stream->out_start == stream->out_end)
         return 0;
+    if (stream->is_messages)
+        return ts_message_flush(stream);
     sent = send(stream->fd, stream->out + stream->out_start, stream->out_end - stream->out_start,
                 MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0)

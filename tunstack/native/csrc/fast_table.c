@@ -1,7 +1,7 @@
 /* Which flows there are: by key and by descriptor, and the lists that they stand in. */
 #define _GNU_SOURCE
 #include "fast_shape.h"
-#include "fast_stream.h"
+#include "fast_switch.h"
 #include "fast_udp.h"
 #include "wire.h"
 
@@ -50,6 +50,7 @@ void ts_fast_free(struct ts_fast *fast)
     ts_udp_free(fast);
     ts_shape_close(fast);
     ts_stream_free(fast->stream);
+    ts_switch_free(fast->sw);
     free(fast->refused.data);
     free(fast->buffers);
     free(fast->flows);

@@ -1,7 +1,7 @@
 /* Datagrams of the fast path; fast_udp.h states the theory of operation. */
 #define _GNU_SOURCE
 #include "fast_udp.h"
-#include "wire.h"
+#include "fast_wire.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -12,7 +12,6 @@
 #define FIRST_CAPACITY 64
 #define HEADER 8
 #define NEEDS_CSUM 1
-#define DATA_VALID 2
 #define GSO_ECN 0x80
 #define GSO_UDP_L4 5
 #define SEGMENTS 64 /* UDP_MAX_SEGMENTS of Linux before 6.9 */
@@ -312,8 +311,8 @@ void ts_udp_seen_paths(struct ts_udp_socket *socket)
 /* Up. */
 
 /* 1 if the checksum is right or may be taken for right, and the train's metadata make sense. */
-static int check_metadata(const uint8_t *vnet, const uint8_t *udp, uint32_t at, int family,
-                          struct collected *frame)
+static int check_metadata(const struct ts_fast *fast, const uint8_t *vnet, const uint8_t *udp, uint32_t at,
+                          int family, struct collected *frame)
 {
     uint32_t gso_type = vnet[1] & ~(uint32_t)GSO_ECN;
     uint16_t start, offset, gso_size;
@@ -328,12 +327,11 @@ static int check_metadata(const uint8_t *vnet, const uint8_t *udp, uint32_t at, 
     }
     if (vnet[0] & NEEDS_CSUM)
         return start == at && offset == 6;
-    if (vnet[0] & DATA_VALID)
+    if (vnet[0] & TS_DATA_VALID)
         return 1;
     if (!ts_get16(udp + 6))
         return family == 4;
-    return ts_ones_sum(udp, HEADER + frame->size,
-                       ts_pseudo(frame->ip, family, TS_PROTOCOL_UDP, HEADER + frame->size)) == 0xffff;
+    return ts_wire_verify(fast, udp, HEADER + frame->size, 6, frame->ip, family, TS_PROTOCOL_UDP);
 }
 
 /* What is no plain datagram may still be one, of any path: a fragment, or one behind options. */
@@ -385,7 +383,7 @@ int ts_udp_receive(struct ts_fast *fast, uint8_t *data, uint32_t length)
     if (socket->held == state->call || state->held == state->call || ts_get16(udp + 4) != end - at ||
         (fast->l2 && memcmp(start + 6, socket->mac, 6)) ||
         (family == 4 && !(ip[6] & 0x40) != !socket->dont_fragment) ||
-        !check_metadata(data, udp, at, family, frame)) {
+        !check_metadata(fast, data, udp, at, family, frame)) {
         socket->held = state->call;
         return 0;
     }

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #define TS_GSO_ECN 0x80u
+#define TS_DATA_VALID 2 /* of the flags: the checksum is right */
 #define TS_MOST_HEADERS (14 + 60 + 60) /* Ethernet, IPv4 with options, TCP with options */
 #define TS_MOST_FRAMES 2048            /* of one train: 64 KiB at the least MSS are 1,366 */
 
@@ -19,6 +20,15 @@ static inline int ts_wire_partial(const uint8_t *vnet, uint16_t *start, uint16_t
     memcpy(start, vnet + 6, 2);
     memcpy(offset, vnet + 8, 2);
     return vnet[0] & NEEDS_CHECKSUM;
+}
+
+/* Whether the checksum at `field` of the `length` bytes at `data` is right, or may be taken for right. */
+static inline int ts_wire_verify(const struct ts_fast *fast, const uint8_t *data, uint32_t length, uint32_t field,
+                                 const uint8_t *ip, int family, uint32_t protocol)
+{
+    uint32_t pseudo = ts_pseudo(ip, family, protocol, length);
+
+    return ts_ones_sum(data, length, pseudo) == 0xffff || (fast->untold && ts_get16(data + field) == pseudo);
 }
 
 /*

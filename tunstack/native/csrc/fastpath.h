@@ -148,6 +148,7 @@ struct ts_flow {
 struct ts_frame {
     uint8_t *data;
     uint32_t length;
+    uint32_t port; /* of the switch, if only Python knows what it is; else 0 */
 };
 
 struct ts_ready {
@@ -157,16 +158,19 @@ struct ts_ready {
 
 struct ts_udp;    /* fast_udp.h */
 struct ts_stream; /* fast_stream.h */
+struct ts_switch; /* fast_switch.h */
 struct ts_shape;  /* fast_shape.h */
 
 struct ts_fast {
     struct ts_udp *udp;
     struct ts_stream *stream; /* the device, if it is a stream socket; else NULL */
+    struct ts_switch *sw;     /* the device, if it is a switch; else NULL */
     struct ts_shape *shape;   /* between it and everything else, if the link is shaped; else NULL */
 
     /* set by Python */
     int32_t epoll_fd, device_fd;
     uint8_t l2, hold; /* hold: the device is behind, nothing may be written past what waits */
+    uint8_t untold;   /* the link cannot tell of offloads: a checksum may be the pseudo-header's sum alone */
     uint8_t mac[6];
     double clock_offset; /* added to CLOCK_MONOTONIC, unless `fixed_now` >= 0 */
     double fixed_now;
@@ -204,6 +208,7 @@ struct ts_fast {
     struct ts_page *pages;
     struct ts_sent *records;
     uint32_t spare_pages, spare_records;
+    uint32_t from;  /* the port of the frame that was read last, as in `struct ts_frame` */
     uint32_t burst; /* frames of the next batch at the most; it grows while batches are full */
     uint32_t refused_capacity;
     uint8_t *buffers; /* TS_FAST_FRAMES of TS_FAST_FRAME bytes */
