@@ -1,14 +1,19 @@
 """A Linux guest behind a framed link.
 
-    unshare -n python -I stream_guest.py [--mac MAC] SOCKET MTU COMMAND...
+    unshare -n python -I stream_guest.py [OPTIONS] SOCKET MTU COMMAND...
 
-In the network namespace in which it is started it makes a TAP without any offload, gives it the guest's
-addresses - none with `--mac`, but that MAC - carries its frames to and from SOCKET (a UNIX socket, each frame
-behind its length in 4 bytes), and runs COMMAND. Its exit status is that of the command.
+In the network namespace in which it is started it makes a TAP without any offload, carries its frames to and
+from SOCKET, a UNIX socket, and runs COMMAND. Its exit status is that of the command. Options:
+
+    --mac MAC       of the TAP, which gets no addresses then, but
+    --address IP    one in 10.0.2.0/24, with the default route
+    --kind KIND     qemu (each frame behind its length in 4 bytes), vpnkit (with its handshake), bess
+                    (SOCK_SEQPACKET), dgram or vfkit (datagrams; our end is bound to SOCKET.PID)
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import select
@@ -17,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+import uuid
 
 IFF_TAP, IFF_NO_PI, TUNSETIFF = 2, 0x1000, 0x400454CA
 MAC = "5a:94:ef:00:00:64"
@@ -27,46 +33,90 @@ ADDRESSES = (
     "route add default via 10.0.2.2",
     "route add default via fd00::2",
 )
+ADDRESS = ("address add {address}/24 dev tap0", "route add default via 10.0.2.2")
+QEMU = 4, "big"
+VPNKIT = 2, "little"
 
 
-def carry(tap: int, link: socket.socket) -> None:
-    """Move frames between the two until the link ends."""
+def carry_stream(tap: int, link: socket.socket, prefix: int, order: str) -> None:
+    """Move frames between the two, each behind its length, until the link ends."""
     unread = b""
     while True:
         ready = select.select([tap, link], [], [])[0]
         if tap in ready:
             frame = os.read(tap, 70_000)
-            link.sendall(struct.pack("!I", len(frame)) + frame)
+            link.sendall(len(frame).to_bytes(prefix, order) + frame)  # type: ignore[arg-type]
         if link in ready:
             chunk = link.recv(1 << 18)
             if not chunk:
                 return
             unread += chunk
             at = 0
-            while len(unread) - at >= 4:
-                end = at + 4 + int.from_bytes(unread[at : at + 4], "big")
+            while len(unread) - at >= prefix:
+                end = at + prefix + int.from_bytes(unread[at : at + prefix], order)  # type: ignore[arg-type]
                 if end > len(unread):
                     break
-                os.write(tap, unread[at + 4 : end])
+                os.write(tap, unread[at + prefix : end])
                 at = end
             unread = unread[at:]
 
 
-def main(*words: str) -> int:
+def carry_messages(tap: int, link: socket.socket) -> None:
+    """Move frames between the two, each a message, until the link ends."""
+    while True:
+        ready = select.select([tap, link], [], [])[0]
+        if tap in ready:
+            link.send(os.read(tap, 70_000))
+        if link in ready:
+            frame = link.recv(70_000)
+            if not frame and link.type == socket.SOCK_SEQPACKET:
+                return
+            os.write(tap, frame)
+
+
+def plug_in(kind: str, path: str) -> socket.socket:
+    """A socket that is connected to the gateway as guests of that kind do."""
+    types = {"bess": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM, "vfkit": socket.SOCK_DGRAM}
+    link = socket.socket(socket.AF_UNIX, types.get(kind, socket.SOCK_STREAM))
+    if link.type == socket.SOCK_DGRAM:
+        link.bind(f"{path}.{os.getpid()}")
+    link.connect(path)
+    if kind == "vfkit":
+        link.send(b"VFKT")
+    if kind == "vpnkit":
+        hello = b"VMN3T" + struct.pack("<I", 22) + bytes(40)
+        link.sendall(hello)
+        assert link.recv(49, socket.MSG_WAITALL) == hello
+        link.sendall(b"\1" + str(uuid.uuid4()).encode() + bytes(4))
+        assert link.recv(258, socket.MSG_WAITALL)[0] == 1
+    return link
+
+
+def main() -> int:
     """Run the command behind the link."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mac")
+    parser.add_argument("--address")
+    parser.add_argument("--kind", default="qemu")
+    parser.add_argument("path")
+    parser.add_argument("mtu")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    words = parser.parse_args()
     mac, commands = MAC, LINK + ADDRESSES
-    if words[0] == "--mac":
-        mac, commands, words = words[1], LINK, words[2:]
-    path, mtu, *command = words
+    if words.mac:
+        mac, commands = words.mac, LINK + (ADDRESS if words.address else ())
     tap = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"tap0", IFF_TAP | IFF_NO_PI))
-    batch = "\n".join(commands).format(mtu=mtu, mac=mac)
+    batch = "\n".join(commands).format(mtu=words.mtu, mac=mac, address=words.address)
     subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
-    link = socket.socket(socket.AF_UNIX)
-    link.connect(path)
-    threading.Thread(target=carry, args=(tap, link), daemon=True).start()
-    return subprocess.run(command, check=False).returncode
+    link = plug_in(words.kind, words.path)
+    if link.type == socket.SOCK_STREAM:
+        arguments = (tap, link, *(VPNKIT if words.kind == "vpnkit" else QEMU))
+        threading.Thread(target=carry_stream, args=arguments, daemon=True).start()
+    else:
+        threading.Thread(target=carry_messages, args=(tap, link), daemon=True).start()
+    return subprocess.run(words.command, check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

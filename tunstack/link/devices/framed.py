@@ -55,7 +55,8 @@ class FramedDevice(abc.ABC):
     ) -> None:
         """Take over `sock`; it is made non-blocking. `mtu`: IP MTU of the link in bytes.
 
-        `framing`: how frames stand in a stream, None if the socket keeps messages apart. `is_trusted`: checksums of what comes in are right, whatever they are.
+        `framing`: how frames stand in a stream, None if the socket keeps messages apart. `is_trusted`:
+        checksums of what comes in are right, whatever they are.
         """
         sock.setblocking(False)
         self.name = name
