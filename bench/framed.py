@@ -1,7 +1,8 @@
 """The framed link, which has no offload: one flow of a guest made of frames, beside TAPs of the same MTU.
 
 The guest is the load generator (`load_link.c`): no kernel, no copy but the socket's. The TAPs are served and
-measured as in `throughput`.
+measured as in `throughput`. "Across" is a flow to another such guest at the same gateway, beside what goes
+up.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from bench.sandbox import SERVER_ADDRESS, BenchError, cpu_seconds, wait_until
 from bench.session import Plan, Session, fast_path_share
 
 MTU = 1500
-DIRECTIONS = ("up", "down")
+DIRECTIONS = ("up", "down", "across")
 TAP = "tunstack at a TAP"
 """What the link is compared with, in the place of a peer's name."""
+UP = "tunstack, up"
+"""And what a flow from guest to guest is compared with."""
+_PEER_ADDRESS = "10.0.2.101"
 _PORT = 7008
+_Turn = Callable[[str], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,8 @@ class FramedPlan(Plan):
     @property
     def estimate(self) -> float:
         """Seconds that it takes."""
-        turns = self.rounds * len(self.directions) * (1 + len(_taps(self.peers)))
+        across = "across" in self.directions
+        turns = self.rounds * ((len(self.directions) - across) * (1 + len(_taps(self.peers))) + 2 * across)
         return turns * (throughput.whole(self.seconds) + 0.3) + 3
 
 
@@ -51,7 +57,7 @@ def measure(plan: FramedPlan, session: Session) -> None:
     if "tunstack" not in plan.peers:
         return
     with contextlib.ExitStack() as stack:
-        turns: dict[str, Callable[[str], Mapping[str, float]]] = {}
+        turns: dict[str, _Turn] = {}
         link = stack.enter_context(_link(session))
         turns["tunstack"] = lambda way: _transfer(session.load, link, plan.seconds, way)
         for name, peer in _taps(plan.peers).items():
@@ -62,8 +68,16 @@ def measure(plan: FramedPlan, session: Session) -> None:
         for direction in plan.directions:
             case: Case = (("mtu", MTU), ("direction", direction))
             for number in range(1, plan.rounds + 1):
-                for name, turn in turns.items():
+                for name, turn in _turns(turns, direction).items():
                     session.turn("framed", case, name, number, lambda: turn(direction))  # noqa: B023  called at once
+
+
+def _turns(turns: Mapping[str, _Turn], direction: str) -> Mapping[str, _Turn]:
+    """What is measured in `direction`, by name."""
+    if direction != "across":
+        return turns
+    own = turns["tunstack"]
+    return {"tunstack": own, UP: lambda way: own("up")}
 
 
 @contextlib.contextmanager
@@ -75,7 +89,7 @@ def _started(name: str) -> Iterator[Peer]:
         peer.close()
 
 
-def _at_tap(seconds: float, peer: Peer) -> Callable[[str], Mapping[str, float]]:
+def _at_tap(seconds: float, peer: Peer) -> _Turn:
     return lambda way: throughput.transfer(seconds, peer, 4, 1, way)
 
 
@@ -115,8 +129,12 @@ def _link(session: Session) -> Iterator[_Link]:
 
 def _transfer(load: Load, link: _Link, seconds: float, direction: str) -> Mapping[str, float]:
     before = cpu_seconds(link.pid)
-    words = ("link-guest", SERVER_ADDRESS, _PORT, link.path, direction, seconds)
-    found = load.run(None, *words, seconds=seconds)
+    with contextlib.ExitStack() as stack:
+        address, way = SERVER_ADDRESS, direction
+        if direction == "across":
+            wait_ready(stack.enter_context(load.running(None, "link-peer", link.path)))
+            address, way = _PEER_ADDRESS, "up"
+        found = load.run(None, "link-guest", address, _PORT, link.path, way, seconds, seconds=seconds)
     used = cpu_seconds(link.pid) - before
     if not found["bytes"]:
         raise BenchError("the generator moved no byte")

@@ -10,6 +10,7 @@
  *   load udp-send (to|at) ADDRESS PORT SIZE RATE SECONDS
  *   load udp-receive (to|at) ADDRESS PORT           "at" waits for the other side, "to" calls it
  *   load link-serve ADDRESS PORT                    takes or sends as much as it can
+ *   load link-peer SOCKET                           a guest of frames that takes what another one sends
  *   load link-guest ADDRESS PORT SOCKET (up|down) SECONDS   a guest of frames in a UNIX socket
  *
  * Results are one line of JSON on stdout. What fails is one line on stderr and status 1.
@@ -253,7 +254,7 @@ static void hold(const struct address *a, unsigned count)
 
 int main(int count, char **words)
 {
-    const char *mode = count > 3 ? words[1] : "";
+    const char *mode = count > 3 || (count == 3 && !strcmp(words[1], "link-peer")) ? words[1] : "";
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!strncmp(mode, "udp-", 4) && count > 4) {
@@ -264,6 +265,8 @@ int main(int count, char **words)
             return udp_receive(fd, early), 0;
         if (!strcmp(mode, "udp-send") && count == 8)
             return udp_send(fd, (size_t)atol(words[5]), atof(words[6]), atof(words[7])), 0;
+    } else if (!strcmp(mode, "link-peer")) {
+        return link_peer(words[2]), 0;
     } else if (*mode) {
         struct address a = parse(words[2], words[3]);
         if (!strcmp(mode, "serve") && count == 4)

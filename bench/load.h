@@ -49,5 +49,7 @@ void udp_receive(int fd, int early);
 /* load_link.c: one transfer by a guest of frames, and the server for it. */
 void link_guest(const char *path, int is_up, const struct address *server, double seconds);
 void link_server(const struct address *a);
+/* A guest that takes what another one sends it, until that one resets the connection. */
+void link_peer(const char *path);
 
 #endif

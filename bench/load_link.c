@@ -4,7 +4,7 @@
  * sends and checks those of what it receives, acknowledges every second segment, and has no recovery: a link
  * that loses nothing needs none, and a hole is an error.
  *
- * And the server at its other end, which takes or sends as much as it can.
+ * And who is at its other end: a server that takes or sends as much as it can, or another such guest, which takes.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -32,13 +32,13 @@ enum {
     FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16,
 };
 
-static const uint8_t guest_mac[6] = {0x5a, 0x94, 0xef, 0, 0, 0x64};
-static const uint8_t guest_ip[4] = {10, 0, 2, 100}, gateway_ip[4] = {10, 0, 2, 2};
+static uint8_t guest_mac[6] = {0x5a, 0x94, 0xef, 0, 0, 0x64}, guest_ip[4] = {10, 0, 2, 100};
+static uint8_t next_hop[4] = {10, 0, 2, 2}; /* the gateway, unless the other end is on the link */
 static const uint64_t LONGEST = 5 * 1000000000ull; /* without any frame */
 
 struct guest {
-    int link, is_up, is_open, is_reset;
-    uint8_t gateway_mac[6];
+    int link, is_up, is_open, is_reset, is_listening;
+    uint8_t next_mac[6];
     uint8_t key[12]; /* addresses and ports as they stand in its own frames */
     uint32_t snd_una, snd_nxt, snd_wnd, rcv_nxt, stamp;
     uint64_t acked, taken;
@@ -130,7 +130,8 @@ static uint8_t *frame_of(size_t length)
     return at + PREFIX;
 }
 
-static void send_arp(void)
+/* Ask everybody who has `ip`, or answer `mac`, who has it. */
+static void send_arp(const uint8_t *mac, const uint8_t *ip)
 {
     uint8_t *at = frame_of(42);
     memset(at, 0, 42);
@@ -139,7 +140,12 @@ static void send_arp(void)
     memcpy(at + 12, "\x08\x06\0\1\x08\0\6\4\0\1", 10);
     memcpy(at + 22, guest_mac, 6);
     memcpy(at + 28, guest_ip, 4);
-    memcpy(at + 38, gateway_ip, 4);
+    memcpy(at + 38, ip, 4);
+    if (mac) {
+        at[21] = 2;
+        memcpy(at, mac, 6);
+        memcpy(at + 32, mac, 6);
+    }
 }
 
 /* A segment with `size` bytes of payload; a SYN has its options and none. */
@@ -150,7 +156,7 @@ static void send_segment(uint8_t flags, uint32_t size)
     uint16_t checksum;
     uint64_t sum;
 
-    memcpy(at, guest.gateway_mac, 6);
+    memcpy(at, guest.next_mac, 6);
     memcpy(at + 6, guest_mac, 6);
     memcpy(at + 12, "\x08\0\x45\0\0\0\0\0\x40\0\x40\6\0\0", 14);
     put16(at + 16, 20 + length);
@@ -196,6 +202,23 @@ static void read_options(const uint8_t *at, size_t length, int is_syn)
     }
 }
 
+/* A SYN for somebody who listens: the connection is that one. */
+static void accept_segment(const uint8_t *ip)
+{
+    const uint8_t *tcp = ip + 20;
+    if (ip[9] != IPPROTO_TCP || memcmp(ip + 16, guest_ip, 4) || tcp[13] != SYN)
+        return;
+    memcpy(guest.next_mac, ip - 8, 6);
+    memcpy(guest.key, ip + 16, 4);
+    memcpy(guest.key + 4, ip + 12, 4);
+    memcpy(guest.key + 8, tcp + 2, 2);
+    memcpy(guest.key + 10, tcp, 2);
+    guest.rcv_nxt = get32(tcp + 4) + 1;
+    read_options(tcp + 20, (tcp[12] >> 4) * 4u - 20, 1);
+    guest.is_listening = 0;
+    send_segment(SYN | ACK, 0);
+}
+
 static void take_segment(const uint8_t *ip, size_t length)
 {
     const uint8_t *tcp = ip + 20;
@@ -205,6 +228,10 @@ static void take_segment(const uint8_t *ip, size_t length)
         stuck("an IP header is wrong");
     if (folded(sum_of(ip, 20)) != 0xffff)
         stuck("the checksum of an IP header is wrong");
+    if (guest.is_listening) {
+        accept_segment(ip);
+        return;
+    }
     if (ip[9] != IPPROTO_TCP || memcmp(ip + 12, guest.key + 4, 4) || get16(tcp + 2) != get16(guest.key + 8))
         return;
     if (folded(sum_of(ip + 12, 8) + htons(IPPROTO_TCP) + htons((uint16_t)(length - 20)) + sum_of(tcp, length - 20)) !=
@@ -245,8 +272,10 @@ static void take_segment(const uint8_t *ip, size_t length)
 
 static void take_frame(const uint8_t *frame, size_t length)
 {
-    if (length >= 42 && get16(frame + 12) == 0x0806 && get16(frame + 20) == 2 && !memcmp(frame + 28, gateway_ip, 4))
-        memcpy(guest.gateway_mac, frame + 22, 6);
+    if (length >= 42 && get16(frame + 12) == 0x0806 && get16(frame + 20) == 2 && !memcmp(frame + 28, next_hop, 4))
+        memcpy(guest.next_mac, frame + 22, 6);
+    else if (length >= 42 && get16(frame + 12) == 0x0806 && get16(frame + 20) == 1 && !memcmp(frame + 38, guest_ip, 4))
+        send_arp(frame + 22, frame + 28);
     else if (length >= 34 && get16(frame + 12) == 0x0800)
         take_segment(frame + 14, length - 14);
 }
@@ -290,8 +319,6 @@ static int turn(int milliseconds)
         fail("poll");
     if (link.revents & ~POLLOUT)
         receive();
-    if (guest.is_reset)
-        stuck("the connection was reset");
     return link.revents;
 }
 
@@ -305,7 +332,7 @@ static void fill(void)
 static int has_mac(void)
 {
     static const uint8_t none[6];
-    return memcmp(guest.gateway_mac, none, 6) != 0;
+    return memcmp(guest.next_mac, none, 6) != 0;
 }
 
 static void open_link(const char *path)
@@ -335,8 +362,10 @@ void link_guest(const char *path, int is_up, const struct address *server, doubl
     memcpy(guest.key + 4, &to->sin_addr, 4);
     put16(guest.key + 8, 32768 + (uint32_t)(now() / MILLISECOND) % 20000);
     memcpy(guest.key + 10, &to->sin_port, 2);
+    if (!memcmp(&to->sin_addr, guest_ip, 3))
+        memcpy(next_hop, &to->sin_addr, 4);
     open_link(path);
-    send_arp();
+    send_arp(NULL, next_hop);
     while (!has_mac() && now() < patience)
         turn(100);
     send_segment(SYN, 0);
@@ -353,6 +382,8 @@ void link_guest(const char *path, int is_up, const struct address *server, doubl
         if (is_up)
             fill();
         turn(100);
+        if (guest.is_reset)
+            stuck("the connection was reset");
         if (*progress != last) {
             last = *progress;
             seen = now();
@@ -368,6 +399,22 @@ void link_guest(const char *path, int is_up, const struct address *server, doubl
     shutdown(guest.link, SHUT_WR);
     while (recv(guest.link, guest.in, sizeof guest.in, 0) > 0) /* a socket that is closed unread loses the reset */
         ;
+}
+
+void link_peer(const char *path)
+{
+    guest_mac[5]++;
+    guest_ip[3]++;
+    guest.is_listening = 1;
+    guest.snd_nxt = (uint32_t)now();
+    open_link(path);
+    send_arp(NULL, next_hop); /* so that it is known where we are */
+    while (!has_mac())
+        turn(1000);
+    puts("ready");
+    fflush(stdout);
+    while (!guest.is_reset)
+        turn(1000);
 }
 
 void link_server(const struct address *a)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.framed import TAP
+from bench.framed import TAP, UP
 from bench.sample import METRICS, Case, Medians, Row
 from bench.startup import IMPORT
 
@@ -64,6 +64,7 @@ class Target:
 _ONE = {"flows": [1], "mtu": [1500]}
 _LARGE = {"flows": [1], "mtu": [65520]}
 _FEW: dict[str, Sequence[int | str]] = {"connections": [1, 32]}
+_BETWEEN: dict[str, Sequence[int | str]] = {"direction": ["up", "down"]}
 TARGETS = (
     Target("throughput", "bits_per_second", 4, BEST, _ONE),
     Target("throughput", "bits_per_second", 0.6, "veth", _ONE),
@@ -77,8 +78,9 @@ TARGETS = (
     Target("requests", "p99", 1, BEST, _FEW),
     Target("connects", "rate", 1, BEST, _FEW),
     Target("udp", "packets_per_second", 1, BEST),
-    Target("framed", "bits_per_second", 2, "slirp4netns"),
-    Target("framed", "bits_per_second", 0.2, TAP),
+    Target("framed", "bits_per_second", 2, "slirp4netns", _BETWEEN),
+    Target("framed", "bits_per_second", 0.2, TAP, _BETWEEN),
+    Target("framed", "bits_per_second", 0.5, UP, {"direction": ["across"]}),
     Target("flows", "bytes_per_flow", 12e3, None, {"idle flows": [10_000]}),
     Target("flows", "slowdown", 1.3, None, {"idle flows": [10_000]}),
     Target("startup", "idle_rss", 40e6, None),
