@@ -203,28 +203,32 @@ static void end_port(struct ts_switch *sw, struct ts_port *port, int error)
     port->is_ready = 0;
 }
 
+static void take_event(struct ts_port *port, uint32_t bits)
+{
+    if (bits & ~(uint32_t)EPOLLOUT && !port->error)
+        port->is_ready = 1;
+    if (bits & EPOLLOUT)
+        port->is_dirty = 1;
+}
+
 void ts_switch_poll(struct ts_switch *sw)
 {
     struct epoll_event events[TS_FAST_EVENTS];
-    int count = epoll_wait(sw->epoll_fd, events, TS_FAST_EVENTS, 0), i;
+    int count = 0, i;
     uint32_t k;
 
     sw->budget = TS_SWITCH_FORWARD;
     sw->next++; /* each port is first in its turn */
     for (k = 0; k < sw->listed_count; k++)
         sw->ports[sw->listed[k]].stream->is_drained = 0;
+    if (sw->listed_count == 1)
+        take_event(sw->ports + sw->listed[0], EPOLLIN | EPOLLOUT); /* who else */
+    else
+        count = epoll_wait(sw->epoll_fd, events, TS_FAST_EVENTS, 0);
     for (i = 0; i < count; i++)
-        for (k = 0; k < sw->listed_count; k++) {
-            struct ts_port *port = sw->ports + sw->listed[k];
-
-            if (port->stream->fd != events[i].data.fd)
-                continue;
-            if (events[i].events & ~(uint32_t)EPOLLOUT && !port->error)
-                port->is_ready = 1;
-            if (events[i].events & EPOLLOUT)
-                port->is_dirty = 1;
-            break;
-        }
+        for (k = 0; k < sw->listed_count; k++)
+            if (sw->ports[sw->listed[k]].stream->fd == events[i].data.fd)
+                take_event(sw->ports + sw->listed[k], events[i].events);
 }
 
 /* Forward `frame` to the station that it is for; 0: that is Python's. */
