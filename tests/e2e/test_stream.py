@@ -28,9 +28,10 @@ GUEST = pathlib.Path(__file__).parents[1] / "lab" / "stream_guest.py"
 class Running:
     """A `tunstack gateway`; `lines` is what it has said so far."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, pass_fds: tuple[int, ...] = ()) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tunstack", "gateway", "--host-loopback", HOST, *options],
+            pass_fds=pass_fds,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -83,10 +83,10 @@ class DatagramDevice(FramedDevice):
 
     def check_peer(self) -> None:
         """`DeviceClosed` if nobody is at the path of a datagram socket's peer any more."""
-        if self._is_sequence:
-            return
         try:
-            self._sock.connect(self._sock.getpeername())
+            path = self._sock.getpeername()
+            if path and not self._is_sequence:  # the end of a pair has none, and is there
+                self._sock.connect(path)
         except OSError as error:
             raise self._closed(error) from None
 
