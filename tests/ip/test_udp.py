@@ -102,6 +102,27 @@ def test_a_wrong_checksum_is_refused_unless_it_is_not_to_be_looked_at() -> None:
     assert udp.parse(received(whole), Checksum.VALID).payload == b"hello"
 
 
+@given(st.binary(max_size=40), st.sampled_from((4, 16)), st.integers(0, 0xFFFF))
+def test_what_was_left_to_be_finished_is_right_on_a_link_that_cannot_tell(
+    payload: bytes, size: int, checksum: int
+) -> None:
+    src, dst = (GUEST, GATEWAY) if size == 4 else (bytes(15) + b"\1", bytes(15) + b"\2")
+    whole = bytearray(wire.udp(src, 5, dst, 6, payload))
+    right = bytes(whole[6:8])
+    unfinished = ipv4.pseudo_header_sum(src, dst, 17, len(whole)).to_bytes(2, "big")
+    for field in (right, unfinished, checksum.to_bytes(2, "big")):
+        whole[6:8] = field
+        header = received(whole) if size == 4 else received_v6(whole, src, dst)
+        if field in (right, unfinished) or (size == 4 and field == bytes(2)):
+            assert udp.parse(header, Checksum.UNTOLD).payload == payload
+        else:
+            with pytest.raises(BadPacket):
+                udp.parse(header, Checksum.UNTOLD)
+        if field == unfinished != right:
+            with pytest.raises(BadPacket):
+                udp.parse(header, Checksum.UNKNOWN)
+
+
 @pytest.mark.rfc("768", "checksum 0")
 @pytest.mark.rfc("8200", "8.1 checksum 0")
 def test_no_checksum_is_right_in_ipv4_and_wrong_in_ipv6() -> None:

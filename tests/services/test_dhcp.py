@@ -193,6 +193,17 @@ def test_a_client_may_choose_the_time_within_bounds(server: DhcpServer) -> None:
         assert offer is not None and offer.number(Option.LEASE_TIME) == found
 
 
+def test_who_takes_anothers_identifier_does_not_get_at_its_lease(server: DhcpServer) -> None:
+    owner = Client(server, CLIENT_ID=b"\xffone")
+    liar = Client(server, bytes((2, 0, 0, 0, 0, 99)), CLIENT_ID=b"\xffone")
+    assert owner.boot() == address(100)
+    assert liar.say(MessageType.RELEASE, ciaddr=address(100), SERVER_ID=SERVER) is None
+    assert liar.say(MessageType.DECLINE, REQUESTED_ADDRESS=address(100), SERVER_ID=SERVER) is None
+    assert kind_of(liar.say(MessageType.REQUEST, ciaddr=address(100))) == "NAK"
+    assert liar.boot() == address(101)
+    assert kind_of(owner.say(MessageType.REQUEST, ciaddr=address(100))) == "ACK"
+
+
 def test_what_a_relay_agent_adds_goes_back_to_it(server: DhcpServer) -> None:
     def ask(relay: bytes) -> Reply | None:
         options: dict[int, bytes] = {Option.MESSAGE_TYPE: b"\x01", Option.RELAY: b"\x01\x02ab"}

@@ -109,6 +109,18 @@ class Clients(RuleBasedStateMachine):
             self.forget(where)
             self.leased[where] = client, self.now + LEASE
 
+    @invariant()
+    def others_may_not_use_what_is_leased(self) -> None:
+        for number in range(9):
+            client, hardware = self.client(number)
+            mine = STATIC.get(hardware) or self.held_by(client)
+            for where in (*DYNAMIC, *STATIC.values(), address(200)):
+                owner = next((one for one, static in STATIC.items() if static == where), None)
+                if owner is None and where in self.leased and self.leased[where][1] > self.now:
+                    owner = self.leased[where][0][1:]
+                expected = owner == hardware if owner is not None else False if mine else None
+                assert self.table.may_use(hardware, where, self.now) is expected
+
     @rule(number=CLIENTS, where=ADDRESSES)
     def release(self, number: int, where: bytes) -> None:
         client, _ = self.client(number)
@@ -183,3 +195,25 @@ def test_a_limit_bounds_what_is_remembered_of_a_large_pool() -> None:
 def test_a_static_address_for_two_is_refused() -> None:
     with pytest.raises(ValueError, match="two MACs"):
         LeaseTable(POOL, {mac(1): address(7), mac(2): address(7)})
+
+
+def test_a_port_takes_its_share_and_no_more() -> None:
+    pool = Pool(address(1), address(80))
+    table = LeaseTable(pool, {mac(200): address(90)})
+    table.port_of = lambda hardware, now: 2 if hardware[5] >= 100 else 1
+    offered = [table.offer(mac(number), mac(number), None, 0) for number in range(40)]
+    assert sum(one is not None for one in offered) == 10
+    assert not table.lease(mac(30), mac(30), address(60), LEASE, 0)
+    assert table.lease(mac(3), mac(3), offered[3] or b"", LEASE, 0)  # what it has is its own
+    assert table.offer(mac(100), mac(100), None, 0) is not None
+    assert table.offer(mac(200), mac(200), None, 0) == address(90)
+    table.forget_port(1)
+    assert table.offer(mac(41), mac(41), None, 0) is not None
+
+
+def test_what_somebody_uses_without_a_lease_is_not_given() -> None:
+    table = LeaseTable(Pool(address(1), address(3)))
+    table.is_used = lambda where, hardware, now: where == address(1) and hardware != mac(7)
+    assert table.offer(mac(1), mac(1), address(1), 0) == address(2)
+    assert not table.lease(mac(2), mac(2), address(1), LEASE, 0)
+    assert table.offer(mac(7), mac(7), address(1), 0) == address(1)
