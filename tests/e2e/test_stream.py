@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from tunstack.demo import traffic
 from tunstack.demo.servers import TrafficServer, UdpEchoServer
 from tunstack.demo.traffic import Order, ramp_digest, share
+from tunstack.native import fastpath
 
 pytestmark = pytest.mark.netns
 
@@ -79,17 +81,17 @@ def gateway(path: str) -> Iterator[Running]:
     running.kill()
 
 
-def guest(path: str, *command: str) -> str:
+def guest(path: str, *command: str, options: tuple[str, ...] = ()) -> str:
     """Run `command` in a guest behind the link at `path`; returns what it printed."""
-    words = ["unshare", "-n", sys.executable, "-I", str(GUEST), path, "1500", *command]
+    words = ["unshare", "-n", sys.executable, "-I", str(GUEST), *options, path, "1500", *command]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def findings(path: str, *arguments: object) -> dict[str, Any]:
+def findings(path: str, *arguments: object, options: tuple[str, ...] = ()) -> dict[str, Any]:
     words = [sys.executable, "-I", str(traffic.__file__), *map(str, arguments)]
-    found: dict[str, Any] = json.loads(guest(path, *words))
+    found: dict[str, Any] = json.loads(guest(path, *words, options=options))
     return found
 
 
@@ -110,6 +112,25 @@ def test_20_mb_each_way_arrive_exactly(
         record = server.wait_record(f"bulk.{index}")
         assert record == {"bytes": size, "sha256": ramp_digest(size), "error": None}
     gateway.end()
+
+
+@pytest.mark.parametrize("words", ["", "?trust-checksums=yes"])
+def test_what_a_machine_leaves_unfinished_is_taken(path: str, server: TrafficServer, words: str) -> None:
+    """Checksums that are the pseudo-header's alone, and segments of 64 KiB, without a word about either."""
+    running, total = Running("-v", "--listen", f"qemu+unix://{path}{words}"), 20 * MB
+    try:
+        running.wait_for("waiting at")
+        asked = order(id="bulk", up=total)
+        found = findings(path, "exchange", HOST, server.port, asked, 1, options=("--unfinished",))
+        assert found["error"] is None
+        assert server.wait_record("bulk.0")["sha256"] == ramp_digest(total)
+        running.process.send_signal(signal.SIGTERM)
+        _, log = running.process.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert "checksum" not in log
+    segments, fast = re.search(r"(\d+) segments in.* (\d+) by the fast path", log).groups()  # type: ignore[union-attr]
+    assert not fastpath.available or int(fast) > int(segments) / 2
 
 
 def test_pings_datagrams_and_names(gateway: Running, path: str, udp_echo: UdpEchoServer) -> None:

@@ -9,6 +9,7 @@ from SOCKET, a UNIX socket, and runs COMMAND. Its exit status is that of the com
     --address IP    one in 10.0.2.0/24, with the default route
     --kind KIND     qemu (each frame behind its length in 4 bytes), vpnkit (with its handshake), bess
                     (SOCK_SEQPACKET), dgram or vfkit (datagrams; our end is bound to SOCKET.PID)
+    --unfinished    leave checksums and segmentation to the gateway without saying so, as libkrun does
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ import sys
 import threading
 import uuid
 
-IFF_TAP, IFF_NO_PI, TUNSETIFF = 2, 0x1000, 0x400454CA
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 2, 0x1000, 0x4000
+TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
+ALL_OF_TCP = 1 | 2 | 4
+"""TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6."""
 MAC = "5a:94:ef:00:00:64"
 LINK = ("link set lo up", "link set tap0 address {mac} mtu {mtu} up")
 ADDRESSES = (
@@ -38,13 +42,36 @@ QEMU = 4, "big"
 VPNKIT = 2, "little"
 
 
-def carry_stream(tap: int, link: socket.socket, prefix: int, order: str) -> None:
+class Tap:
+    """The TAP of this namespace."""
+
+    def __init__(self, unfinished: bool) -> None:
+        self._header = 10 if unfinished else 0
+        self._fd = os.open("/dev/net/tun", os.O_RDWR)
+        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if unfinished else 0)
+        fcntl.ioctl(self._fd, TUNSETIFF, struct.pack("16sH22x", b"tap0", flags))
+        if unfinished:
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, ALL_OF_TCP)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> bytes:
+        """A frame, without what is known of it."""
+        return os.read(self._fd, 70_000)[self._header :]
+
+    def write(self, frame: bytes) -> None:
+        """A frame for the kernel."""
+        os.write(self._fd, bytes(self._header) + frame)
+
+
+def carry_stream(tap: Tap, link: socket.socket, prefix: int, order: str) -> None:
     """Move frames between the two, each behind its length, until the link ends."""
     unread = b""
     while True:
         ready = select.select([tap, link], [], [])[0]
         if tap in ready:
-            frame = os.read(tap, 70_000)
+            frame = tap.read()
             link.sendall(len(frame).to_bytes(prefix, order) + frame)  # type: ignore[arg-type]
         if link in ready:
             chunk = link.recv(1 << 18)
@@ -56,22 +83,22 @@ def carry_stream(tap: int, link: socket.socket, prefix: int, order: str) -> None
                 end = at + prefix + int.from_bytes(unread[at : at + prefix], order)  # type: ignore[arg-type]
                 if end > len(unread):
                     break
-                os.write(tap, unread[at + prefix : end])
+                tap.write(unread[at + prefix : end])
                 at = end
             unread = unread[at:]
 
 
-def carry_messages(tap: int, link: socket.socket) -> None:
+def carry_messages(tap: Tap, link: socket.socket) -> None:
     """Move frames between the two, each a message, until the link ends."""
     while True:
         ready = select.select([tap, link], [], [])[0]
         if tap in ready:
-            link.send(os.read(tap, 70_000))
+            link.send(tap.read())
         if link in ready:
             frame = link.recv(70_000)
             if not frame and link.type == socket.SOCK_SEQPACKET:
                 return
-            os.write(tap, frame)
+            tap.write(frame)
 
 
 def plug_in(kind: str, path: str) -> socket.socket:
@@ -98,6 +125,7 @@ def main() -> int:
     parser.add_argument("--mac")
     parser.add_argument("--address")
     parser.add_argument("--kind", default="qemu")
+    parser.add_argument("--unfinished", action="store_true")
     parser.add_argument("path")
     parser.add_argument("mtu")
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -105,8 +133,7 @@ def main() -> int:
     mac, commands = MAC, LINK + ADDRESSES
     if words.mac:
         mac, commands = words.mac, LINK + (ADDRESS if words.address else ())
-    tap = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"tap0", IFF_TAP | IFF_NO_PI))
+    tap = Tap(words.unfinished)
     batch = "\n".join(commands).format(mtu=words.mtu, mac=mac, address=words.address)
     subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
     link = plug_in(words.kind, words.path)
