@@ -14,9 +14,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.test_stream import GUEST, Running
+from tests.lab.share import LoadServer
 
 pytestmark = pytest.mark.netns
 
+SHARE = pathlib.Path(__file__).parents[1] / "lab" / "share.py"
 TRANSFER = pathlib.Path(__file__).parents[1] / "lab" / "transfer.py"
 HOST = "10.0.2.2"
 MB = 1_000_000
@@ -63,11 +65,13 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machines(tmp_path: pathlib.Path, *kinds: str, words: str = "") -> Iterator[list[Machine]]:
+def machines(
+    tmp_path: pathlib.Path, *kinds: str, words: str = "", options: tuple[str, ...] = ()
+) -> Iterator[list[Machine]]:
     """A gateway with a link for each kind, and machines that are connected, numbered from 1."""
     paths = {kind: str(tmp_path / f"{kind}.sock") for kind in kinds}
     urls = [f"{URLS[kind]}://{path}{words}" for kind, path in paths.items()]
-    gateway = Running(*(option for url in urls for option in ("--listen", url)))
+    gateway = Running(*(option for url in urls for option in ("--listen", url)), *options)
     with contextlib.ExitStack() as stack:
         stack.callback(gateway.kill)
         for _ in urls:
@@ -141,3 +145,20 @@ def test_who_speaks_for_another_changes_nothing_for_it(tmp_path: pathlib.Path, l
         noise.communicate()
         neighbours = other.run("ip", "neigh", "show", ip(one.number))
         assert mac(one.number) in neighbours
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_machines_share_an_uplink_alike(tmp_path: pathlib.Path, direction: str) -> None:
+    """One has one flow, the other eight: each gets half of the rate."""
+    words = (f"--shape-{direction}", "rate 40mbit queue fq_codel guests")
+    with machines(tmp_path, "qemu", "bess", options=words) as (one, other), LoadServer() as server:
+        command = (sys.executable, "-I", str(SHARE), HOST, str(server.port), direction, "4")
+        processes = [one.begin(*command, "1"), other.begin(*command, "8")]
+        rates = []
+        for process in processes:
+            with process:
+                out, complaints = process.communicate(timeout=60)
+                assert process.returncode == 0, complaints
+                rates.append(float(out))
+    assert sum(rates) == pytest.approx(40e6 * 0.95, rel=0.08)
+    assert rates[0] == pytest.approx(rates[1], rel=0.1)

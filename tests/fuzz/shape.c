@@ -71,6 +71,7 @@ static struct ts_pipeline *make_pipeline(struct input *input, int l2)
     pipeline->target = PICK(input, delays);
     pipeline->interval = PICK(input, delays) + 1e-6;
     pipeline->hash_seed = take16(input);
+    pipeline->by_guest = pipeline->hash_seed & 1;
     pipeline->delay = PICK(input, delays);
     pipeline->jitter = how & 128 ? PICK(input, delays) : 0;
     pipeline->latest = -HUGE_VAL;

@@ -204,6 +204,23 @@ def test_no_flow_gets_more_than_its_rate_and_none_suffers_from_another() -> None
     assert statistics.queued <= 2 * (flows.FLOOR // 1000 + 20)
 
 
+def test_no_guest_gets_more_than_its_rate_whatever_its_flows() -> None:
+    pipeline = build(ShapeSpec.parse("perguest 1mbit"), 0)
+    for stage in pipeline.stages:
+        stage.set_l2(True)
+    macs = [bytes((2, 0, 0, 0, 0, number)) for number in range(2)]
+    sent = dict.fromkeys(macs, 0)
+    for tick in range(10_000):
+        now = tick / 1000
+        for guest, flow in ((0, 1), (1, 1), (1, tick)):
+            head = macs[guest] + bytes(6) + b"\x08\0"
+            pipeline.push(Packet(head + packet("1.1.1.1", udp(flow), size=972).tobytes()), now)
+        for one in pipeline.pop(now):
+            sent[bytes(one.head[:6])] += len(one)
+    for count in sent.values():
+        assert count * 8 / 10 == pytest.approx(1e6, rel=0.02)
+
+
 def test_flows_are_bounded() -> None:
     pipeline = build(ShapeSpec.parse("perflow 1mbit"), 0)
     for port in range(flows.FLOWS + 50):

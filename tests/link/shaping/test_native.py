@@ -43,6 +43,7 @@ WORDS = st.builds(
                 "rate 10mbit queue fq_codel target 1ms interval 4ms",
                 "rate 1mbit queue fq_codel target 1ms interval 10ms limit 9",
                 "rate 1mbit queue fq_codel target 1us interval 1us noecn",
+                "rate 1mbit queue fq_codel guests target 1ms interval 10ms limit 9",
                 "rate 100kbit queue fq_codel limit 3000b",
             ]
         ),
@@ -203,6 +204,7 @@ def test_randomness_goes_on_where_python_was(seed: int, before: int) -> None:
         "delay 10ms reorder 25%",
         "slot 4ms",
         "perflow 1mbit",
+        "perguest 1mbit",
         "quota 1mb",
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,6 +82,31 @@ def test_flows_share_by_bytes_and_not_by_packets() -> None:
         sent[flow_of(entry[1])] += len(entry[1])
         assert abs(sent[0] - sent[1]) <= QUANTUM + 1500
     assert len({queue.bucket(packet(flow)) for flow in range(2)}) == 2
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_guests_share_alike_however_many_flows_they_have(way: int) -> None:
+    queue = FqCoDel(by_guest=True)
+    queue.l2 = True
+    macs = [bytes((2, 0, 0, 0, 0, number)) for number in range(3)]
+
+    def frame(guest: int, flow: int) -> Packet:
+        ends = (macs[guest], macs[2]) if way else (macs[2], macs[guest])
+        return Packet(b"".join(ends) + b"\x08\0" + packet(flow, 1000).tobytes())
+
+    for number in range(100):
+        queue.push(frame(0, 0), 0.0)
+        for flow in range(4):
+            queue.push(frame(1, number + flow), 0.0)
+    sent = dict.fromkeys(macs[:2], 0)
+    for _ in range(100):
+        entry = queue.pop(0.0)
+        assert entry is not None
+        sent[bytes(entry[1].head[6 * (1 - way) : 6 * (1 - way) + 6])] += 1
+    assert all(abs(count - 50) <= 3 for count in sent.values())
+    assert queue.bucket(Packet(b"")) == queue.bucket(Packet(b""))
+    queue.l2 = False
+    assert len({queue.bucket(packet(flow)) for flow in range(5)}) == 1
 
 
 def test_who_sends_little_does_not_wait_behind_who_sends_much() -> None:

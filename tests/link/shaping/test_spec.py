@@ -40,8 +40,8 @@ SLOTS = st.none() | st.builds(
 )
 CODELS = st.fixed_dictionaries(
     {"queue": st.sampled_from(["codel", "fq_codel"])},
-    optional={"target": TIME, "interval": TIME, "ecn": st.booleans()},
-)
+    optional={"target": TIME, "interval": TIME, "ecn": st.booleans(), "by_guest": st.booleans()},
+).map(lambda fields: fields | {"by_guest": fields.get("by_guest", False) and fields["queue"] == "fq_codel"})
 CELLS = st.integers(1, MAX_OVERHEAD).flatmap(
     lambda cell: st.fixed_dictionaries(
         {"cell": st.just(cell)}, optional={"cell_overhead": st.integers(1 - cell, MAX_OVERHEAD)}
@@ -113,8 +113,8 @@ def test_order_case_and_space_do_not_matter(spec: ShapeSpec, random: object) -> 
 
 
 TOKENS = """delay loss reorder gap state random pareto paretonormal ordered duplicate corrupt gemodel normal
-    pattern 010 burst trace queue codel fq_codel droptail target interval noecn ecn slot packets bytes -4 48
-    uniform distribution rate limit seed dealy -1ms NaN% 1e3ms ٣ms . % s 0 1 100 1ms
+    pattern 010 burst trace queue codel fq_codel guests perguest droptail target interval noecn ecn slot
+    packets bytes -4 48 uniform distribution rate limit seed dealy -1ms NaN% 1e3ms ٣ms . % s 0 1 100 1ms
     100ms .5s 5.us 1% 0% 200% 1mbit 9tbit 10kibit 1bps 64kb 5b 1.5 1.5kb"""
 
 
@@ -287,6 +287,8 @@ def test_what_is_printed(spec: ShapeSpec, text: str) -> None:
         ("rate 1mbit queue codel target 0s", "queue: target and interval are more than 0s"),
         ("rate 1mbit queue codel interval 5", "the interval of a queue: '5' has no unit"),
         ("rate 1mbit queue droptail noecn", "target, interval and noecn are of the queues"),
+        ("rate 1mbit queue codel guests", "guests is of the queue fq_codel"),
+        ("perguest 0mbit", "perguest is between 1bit and 1tbit"),
         ("queue codel", "queue needs a rate"),
         ("slot 5", "slot: '5' has no unit"),
         ("slot 0ms", "slot: more than 0s"),

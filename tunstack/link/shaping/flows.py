@@ -1,4 +1,4 @@
-"""Limits for a guest and for each of its flows: a quota of bytes, and a rate that no flow exceeds."""
+"""Limits for guests and for each of their flows: a quota of bytes, and rates that none exceeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tunstack.errors import DropReason
 from tunstack.link.shaping.delay import Holding
-from tunstack.link.shaping.fq_codel import flow_key
+from tunstack.link.shaping.fq_codel import flow_key, guest_key
 from tunstack.link.shaping.rate import Steady
 from tunstack.link.shaping.stage import Memory, Stage
 from tunstack.packet import Packet
@@ -75,7 +75,7 @@ class FlowRate(Holding):
     def push(self, packet: Packet, at: float) -> None:
         """See `Stage`."""
         self.received += 1
-        key = flow_key(packet, self.l2)
+        key = self._key(packet)
         service, free = self._flows.pop(key, (None, 0.0))
         if service is None:
             service = Steady(self._rate)
@@ -93,3 +93,17 @@ class FlowRate(Holding):
     def set_l2(self, l2: bool) -> None:
         """See `Stage`."""
         self.l2 = l2
+
+    def _key(self, packet: Packet) -> bytes:
+        return flow_key(packet, self.l2)
+
+
+class GuestRate(FlowRate):
+    """Sends what each guest of a segment exchanges at `bits_per_second` at the most."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str] = "perguest"
+
+    def _key(self, packet: Packet) -> bytes:
+        return guest_key(packet, self.l2)

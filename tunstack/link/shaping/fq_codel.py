@@ -1,6 +1,7 @@
 """FQ-CoDel (RFC 8290): a queue for each flow, served in turns by bytes, and CoDel in each of them.
 
-Theory of operation. Flows are told apart by addresses, protocol and ports, hashed into `BUCKETS` queues. A
+Theory of operation. Flows are told apart by addresses, protocol and ports - or guests by their MACs, which is
+what flow means below then - hashed into `BUCKETS` queues. A
 flow that had nothing waiting is *new*: new flows are served before the *old* ones, but only once, so that who
 sends little never stands behind who sends much, and who sends much does not gain by pausing. Each turn
 allows a flow `QUANTUM` bytes. When all queues together are full, the oldest packets of the longest are
@@ -44,6 +45,7 @@ class FqCoDel:
     """A `Queue`; see `CoDel` for the parameters. `seed`: of the hash, so that nobody can aim at a bucket.
 
     Attributes:
+        by_guest: each guest has a queue, and not each flow.
         l2: packets begin with an Ethernet header.
     """
 
@@ -58,6 +60,7 @@ class FqCoDel:
         "_packets",
         "_seed",
         "_target",
+        "by_guest",
         "drop",
         "l2",
         "size",
@@ -71,6 +74,7 @@ class FqCoDel:
         target: float = TARGET,
         interval: float = INTERVAL,
         ecn: bool = True,
+        by_guest: bool = False,
         seed: int = 0,
     ) -> None:
         self._packets = packets
@@ -79,6 +83,7 @@ class FqCoDel:
         self._interval = interval
         self._ecn = ecn
         self._seed = seed & 0xFFFFFFFF
+        self.by_guest = by_guest
         self._flows: dict[int, _Flow] = {}
         self._new: OrderedDict[int, _Flow] = OrderedDict()
         self._old: OrderedDict[int, _Flow] = OrderedDict()
@@ -144,6 +149,7 @@ class FqCoDel:
         """See `Stage`."""
         native.set_queue(lib.TS_FQ_CODEL, self._packets, self._bytes)
         native.c.hash_seed = self._seed
+        native.c.by_guest = self.by_guest
         self._make_queue().lend_rules(native.c)
         turns = {lib.TS_NEW_FLOWS: self._new, lib.TS_OLD_FLOWS: self._old}
         for bucket, flow in self._flows.items():
@@ -178,7 +184,8 @@ class FqCoDel:
 
     def bucket(self, packet: Packet) -> int:
         """The number of the queue of `packet`."""
-        return zlib.crc32(flow_key(packet, self.l2), self._seed) % BUCKETS
+        key = guest_key(packet, self.l2) if self.by_guest else flow_key(packet, self.l2)
+        return zlib.crc32(key, self._seed) % BUCKETS
 
     def _is_full(self) -> bool:
         return (self._packets is not None and self._count > self._packets) or (
@@ -199,6 +206,14 @@ class FqCoDel:
         self._count -= 1
         self.size -= len(packet)
         self.drop(packet, reason)
+
+
+def guest_key(packet: Packet, l2: bool) -> bytes:
+    """What tells the guest of `packet` from others: the MACs, one of which is the gateway's.
+
+    Behind a link without MACs there is one guest.
+    """
+    return bytes(packet.tobytes()[:12]) if l2 else b""
 
 
 def flow_key(packet: Packet, l2: bool) -> bytes:

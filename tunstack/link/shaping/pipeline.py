@@ -13,7 +13,7 @@ from tunstack.link.shaping import laws
 from tunstack.link.shaping.chances import FourStates, Gap, GilbertElliott, Pattern
 from tunstack.link.shaping.codel import CoDel
 from tunstack.link.shaping.delay import Constant, Delay, Draw, Normal, Uniform
-from tunstack.link.shaping.flows import FlowRate, Quota
+from tunstack.link.shaping.flows import FlowRate, GuestRate, Quota
 from tunstack.link.shaping.fq_codel import FqCoDel
 from tunstack.link.shaping.impairments import Corrupt, Duplicate, Loss
 from tunstack.link.shaping.rate import DropTail, Queue, Rate, Service, Steady
@@ -36,7 +36,7 @@ from tunstack.packet import Packet
 
 Parsed = TypeVar("Parsed")
 
-_ORDER = ("duplicate", "loss", "corrupt", "quota", "perflow", "rate", "delay", "slot")
+_ORDER = ("duplicate", "loss", "corrupt", "quota", "perflow", "perguest", "rate", "delay", "slot")
 """The kinds of stages that `build` makes, as packets pass them."""
 
 _NATIVE_ORDER = ("loss", "rate", "delay")
@@ -203,7 +203,8 @@ def build(
 ) -> Pipeline:
     """The stages that `spec` orders but for its classes.
 
-    In the order in which packets pass them: duplicate, loss, corrupt, quota, perflow, rate, delay, slot.
+    In the order in which packets pass them: duplicate, loss, corrupt, quota, perflow, perguest, rate, delay,
+    slot.
 
     Equal arguments and inputs give equal outputs. `seed` holds unless the specification has one of its own.
     Each stage draws from a sequence of its own, so that adding a stage changes no other's decisions. `read`
@@ -230,6 +231,8 @@ def build(
         stages.append(Quota(spec.quota))
     if spec.perflow:
         stages.append(FlowRate(spec.perflow, memory))
+    if spec.perguest:
+        stages.append(GuestRate(spec.perguest, memory))
     if (service := _service(spec, trace, playback)) is not None:
         stages.append(Rate(service, _queue(spec, spec.rate or trace.rate, seed), memory))
     if spec.delay or spec.jitter:
@@ -306,7 +309,13 @@ def _queue(spec: ShapeSpec, rate: float, seed: int) -> Queue:
     if spec.queue == "codel":
         return CoDel(packets=packets, size=size, target=spec.target, interval=spec.interval, ecn=spec.ecn)
     return FqCoDel(
-        packets=packets, size=size, target=spec.target, interval=spec.interval, ecn=spec.ecn, seed=seed
+        packets=packets,
+        size=size,
+        target=spec.target,
+        interval=spec.interval,
+        ecn=spec.ecn,
+        by_guest=spec.by_guest,
+        seed=seed,
     )
 
 

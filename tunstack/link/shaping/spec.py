@@ -24,11 +24,13 @@
                         bytes, each of which counts CELLOVERHEAD bytes more: 48 and 5 for ATM
     burst SIZE          bytes that may be sent at once after a silence (a token bucket)
     trace FILE          the rate is that of a file: delivery opportunities, or rows of time, rate, delay, loss
-    queue droptail|codel|fq_codel [target TIME] [interval TIME] [noecn]
+    queue droptail|codel|fq_codel [guests] [target TIME] [interval TIME] [noecn]
                         what waits before the rate and what is dropped: the newest (the default), or by CoDel,
-                        which marks packets of those who know ECN unless `noecn`, in one queue or one a flow
+                        which marks packets of those who know ECN unless `noecn`, in one queue or one a flow;
+                        `fq_codel guests`: one for each guest, who share the rate alike
     quota SIZE          all is dropped once so many bytes have passed
     perflow RATE        no flow (addresses, protocol and ports) gets more than this
+    perguest RATE       no guest of a shared segment gets more than this
     limit SIZE          of that queue: packets (a bare number) or bytes (b, kb, mb)
     slot MIN [MAX] [packets N] [bytes SIZE]
                         packets leave together, in moments that are MIN to MAX apart, and no more of them
@@ -116,12 +118,14 @@ class ShapeSpec:
         target: seconds that CoDel lets packets wait.
         interval: seconds after which it acts, a long round trip.
         ecn: CoDel marks in place of dropping, where the sender knows that.
+        by_guest: "fq_codel" has a queue for each guest, and not for each flow.
         limit_packets: bound of the queue before the rate.
         limit_bytes: the same in bytes. At most one of the two; None and None mean 0.1 s, at least 24 KiB, for
             "droptail", and 1000 or 10240 packets for the others.
         slots: moments in which packets leave together.
         quota: bytes after which all is dropped, 0 for no limit.
         perflow: bits per second that a flow has at the most, 0 for no limit.
+        perguest: the same for a guest.
         classes: what is done in the place of all this to packets that match, the first that does.
         seed: of all random decisions; None leaves it to who builds the pipeline.
     """
@@ -154,11 +158,13 @@ class ShapeSpec:
     target: float = TARGET
     interval: float = INTERVAL
     ecn: bool = True
+    by_guest: bool = False
     limit_packets: int | None = None
     limit_bytes: int | None = None
     slots: Slots | None = None
     quota: int = 0
     perflow: float = 0.0
+    perguest: float = 0.0
     seed: int | None = None
     classes: tuple[tuple[Match, ShapeSpec], ...] = ()
 
@@ -186,8 +192,9 @@ class ShapeSpec:
             self.slots.check(MAX_DELAY, MAX_LIMIT)
         if not 0 <= self.quota <= MAX_QUOTA:
             raise ShapeError(f"quota is between 1b and {MAX_QUOTA}b")
-        if self.perflow and not 1 <= self.perflow <= MAX_RATE:
-            raise ShapeError("perflow is between 1bit and 1tbit a second")
+        for word in ("perflow", "perguest"):
+            if getattr(self, word) and not 1 <= getattr(self, word) <= MAX_RATE:
+                raise ShapeError(f"{word} is between 1bit and 1tbit a second")
         if any(spec.classes for _, spec in self.classes):
             raise ShapeError("there are no parts within a part")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
@@ -256,6 +263,8 @@ class ShapeSpec:
             raise ShapeError("queue needs a rate: it is what waits before it")
         if self.queue == "droptail" and (self.target, self.interval, self.ecn) != (TARGET, INTERVAL, True):
             raise ShapeError("target, interval and noecn are of the queues codel and fq_codel")
+        if self.by_guest and self.queue != "fq_codel":
+            raise ShapeError("guests is of the queue fq_codel")
         if not (0 < self.target <= MAX_DELAY and 0 < self.interval <= MAX_DELAY):
             raise ShapeError(f"queue: target and interval are more than 0s and at most {MAX_DELAY:.0f}s")
 
@@ -318,6 +327,8 @@ class ShapeSpec:
             text.append(f"trace {self.trace}")
         if self.queue != "droptail":
             text.append(f"queue {self.queue}")
+            if self.by_guest:
+                text.append("guests")
             if self.target != TARGET:
                 text.append(f"target {units.seconds(self.target)}")
             if self.interval != INTERVAL:
@@ -334,6 +345,8 @@ class ShapeSpec:
             text.append(f"quota {self.quota}b")
         if self.perflow:
             text.append(f"perflow {units.bits(self.perflow)}")
+        if self.perguest:
+            text.append(f"perguest {units.bits(self.perguest)}")
         if self.seed is not None:
             text.append(f"seed {self.seed}")
         return text

@@ -37,6 +37,7 @@ EXAMPLES = {
     "slot": "5ms",
     "quota": "1gb",
     "perflow": "1mbit",
+    "perguest": "10mbit",
     "seed": "1",
 }
 """A value for each word, as the sentences about errors show it."""

@@ -73,8 +73,9 @@ def parse(text: str) -> dict[str, Any]:
     for word in ("burst", "quota"):
         if word in seen and not fields[word]:
             raise ShapeError(f"{word} is one byte at least")
-    if "perflow" in seen and not fields["perflow"]:
-        raise ShapeError("perflow is between 1bit and 1tbit a second")
+    for word in ("perflow", "perguest"):
+        if word in seen and not fields[word]:
+            raise ShapeError(f"{word} is between 1bit and 1tbit a second")
     return fields
 
 
@@ -165,7 +166,7 @@ def _bytes(word: str, tokens: list[str]) -> dict[str, Any]:
     return {word: number}
 
 
-def _perflow(word: str, tokens: list[str]) -> dict[str, Any]:
+def _share(word: str, tokens: list[str]) -> dict[str, Any]:
     return {word: units.rate(word, tokens.pop(0))}
 
 
@@ -177,9 +178,11 @@ def _queue(word: str, tokens: list[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {word: tokens.pop(0)}
     if fields[word] not in QUEUES:
         raise ShapeError(f"the queue is {one_of(QUEUES)}")
-    while tokens and tokens[0] in ("target", "interval", "noecn", "ecn"):
+    while tokens and tokens[0] in ("target", "interval", "noecn", "ecn", "guests"):
         name = tokens.pop(0)
-        if name in ("ecn", "noecn"):
+        if name == "guests":
+            fields["by_guest"] = True
+        elif name in ("ecn", "noecn"):
             fields["ecn"] = name == "ecn"
         elif tokens:
             fields[name] = units.time(f"the {name} of a queue", tokens.pop(0))
@@ -223,7 +226,8 @@ _WORDS: dict[str, Callable[[str, list[str]], dict[str, Any]]] = {
     "reorder": _probability,
     "gap": _whole,
     "quota": _bytes,
-    "perflow": _perflow,
+    "perflow": _share,
+    "perguest": _share,
     "rate": _rate,
     "burst": _bytes,
     "trace": _trace,

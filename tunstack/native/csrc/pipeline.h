@@ -87,6 +87,7 @@ struct ts_pipeline {
     uint64_t queue_packets, queue_bytes; /* at the most */
     double target, interval;
     uint32_t hash_seed;
+    uint8_t by_guest; /* there is a queue for each guest */
     uint8_t discipline, ecn, l2;
     double begun, done;                  /* of the packet that is being sent */
     double delay, jitter, latest;

@@ -139,7 +139,7 @@ static uint32_t crc32(uint32_t crc, const uint8_t *data, uint32_t length)
     return ~crc;
 }
 
-/* Which queue is that of `packet`: by protocol, addresses and, if it shows them, ports. */
+/* Which queue is that of `packet`: by the MACs, or by protocol, addresses and, if it shows them, ports. */
 static uint32_t find_bucket(const struct ts_pipeline *pipeline, const struct ts_packet *packet)
 {
     static const uint8_t not_ip[] = {'n', 'o', 't', ' ', 'I', 'P'};
@@ -147,6 +147,9 @@ static uint32_t find_bucket(const struct ts_pipeline *pipeline, const struct ts_
     const uint8_t *ip = packet->data + TS_PIPELINE_GAP + start, *protocol;
     int version = packet->length < start + 20 ? 0 : ip[0] >> 4, is_fragment = 0;
 
+    if (pipeline->by_guest)
+        return crc32(crc, packet->data + TS_PIPELINE_GAP, start ? packet->length < 12 ? packet->length : 12 : 0) %
+               TS_BUCKETS;
     if (version == 4) {
         protocol = ip + 9;
         addresses = 12;
