@@ -28,9 +28,9 @@ subjects() {
     checksum) echo checksum ;;
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
-    fast | udp | stream | shape)
-      echo fast_table fast_queue fast_input fast_output fast_udp fast_stream fast_shape fast_loop pipeline queues \
-        segment checksum
+    fast | udp | stream | switch | shape)
+      echo fast_table fast_queue fast_input fast_output fast_udp fast_stream fast_message fast_switch fast_shape \
+        fast_loop pipeline queues segment checksum
       ;;
   esac
 }
@@ -40,6 +40,7 @@ aims() {
   case $1 in
     fast) subjects fast | sed 's/ fast_udp//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
     udp | stream) echo "fast_$1" ;;
+    switch) echo fast_message fast_switch ;;
     shape) echo fast_shape pipeline queues ;;
     *) subjects "$1" ;;
   esac
@@ -67,7 +68,7 @@ build() {
         faults="-include faults.h"
         parts="$target ${target}_checks faults"
         ;;
-      stream | shape)
+      stream | switch | shape)
         faults="-include faults.h"
         parts="$target faults"
         ;;
@@ -154,7 +155,7 @@ keep() {
 }
 
 status=0
-for target in ${TARGETS:-checksum coalesce segment fast udp stream shape}; do
+for target in ${TARGETS:-checksum coalesce segment fast udp stream switch shape}; do
   case $mode in
     # shellcheck disable=SC2086
     replay | one) [ "$mode" = one ] && target=$2; build "$target" "${CC:-gcc}" $sanitizers ;;
