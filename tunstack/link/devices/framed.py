@@ -28,6 +28,11 @@ from tunstack.packet import Checksum, Packet
 _ETHERNET = 14
 
 
+def lent_offloads(mtu: int) -> Offloads:
+    """What a device without offloads has while a fast path reads and writes in its place: all."""
+    return Offloads(l2=True, mtu=mtu, checksum=True, tso4=True, tso6=True, uso=True, max_frame=MAX_FRAME)
+
+
 class Borrower(Protocol):
     """Who reads and writes a lent socket: a fast path, for the whole of its link or for one port."""
 
@@ -115,15 +120,7 @@ class FramedDevice(abc.ABC):
         )
         self._fill(stream)
         self._lent = stream
-        self.offloads = Offloads(
-            l2=True,
-            mtu=self.offloads.mtu,
-            checksum=True,
-            tso4=True,
-            tso6=True,
-            uso=True,
-            max_frame=MAX_FRAME,
-        )
+        self.offloads = lent_offloads(self.offloads.mtu)
         return True
 
     def take_back(self) -> None:

@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from tunstack.errors import DropCounters, DropReason
-from tunstack.limits import MAX_FRAME, Limits
+from tunstack.limits import Limits
 from tunstack.link.devices.base import DeviceClosed, Offloads
-from tunstack.link.devices.framed import FramedDevice
+from tunstack.link.devices.framed import FramedDevice, lent_offloads
 from tunstack.link.devices.vnet_header import parse_frame
 from tunstack.link.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LENGTH
 from tunstack.link.switch import GATEWAY, Switch
@@ -263,15 +263,7 @@ class SegmentDevice:
         for port in self._ports.values():
             self._lend_port(port, lent)
         self._lent = lent
-        self.offloads = Offloads(
-            l2=True,
-            mtu=self.offloads.mtu,
-            checksum=True,
-            tso4=True,
-            tso6=True,
-            uso=True,
-            max_frame=MAX_FRAME,
-        )
+        self.offloads = lent_offloads(self.offloads.mtu)
         return True
 
     def take_back(self) -> None:
