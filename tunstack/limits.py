@@ -120,6 +120,10 @@ class Limits:
     """Addresses that are leased, offered or remembered, however large the pool is; 0.5 MiB."""
     dns_queries: int = 256
     """DNS queries under way at once; one client address, or all of TCP, has at most half of them."""
+    dns_cache: int = 4096
+    """Answers of resolvers that are kept for as long as they last."""
+    dns_cache_size: int = 4 * MIB
+    """Bytes of all of them."""
     dns_timeout: float = 5.0
     """For one query, over all resolvers and attempts; then SERVFAIL."""
     dns_query_size: int = 4 * KIB

@@ -4,8 +4,10 @@ Theory of operation. `DnsService.answer` is the heart: a query's bytes in, an an
 out. The header is looked at first; what has none, or is itself a response, is dropped, and
 what is no plain query gets FORMERR or NOTIMP. Questions about own names are answered from
 the table `names`. Others are relayed as bytes, so that record types and options that nobody
-here knows pass untouched; only the id differs on the far side. An answer too long for the
-client's datagram is cut and marked with TC.
+here knows pass untouched; only the id differs on the far side. They go to the resolvers of
+the longest zone in `routes` that the name lies in, or else to those of the host. What comes
+back is kept as long as it lasts (`dns_cache`), but for no longer than the resolvers are the
+same. An answer too long for the client's datagram is cut and marked with TC.
 
 `serve_udp` and `serve_tcp` are the two ways in; they work on anything that looks like a
 socket of the virtual network or of the host.
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
@@ -28,9 +30,10 @@ import trio
 from tunstack.errors import BadPacket, DropCounters, DropReason
 from tunstack.limits import DEFAULT_LIMITS, Limits
 from tunstack.services import dns_wire
+from tunstack.services.dns_cache import DnsCache
 from tunstack.services.dns_upstream import Forwarder
-from tunstack.services.local_names import LocalNames
-from tunstack.services.resolv_conf import Upstreams
+from tunstack.services.local_names import Labels, LocalNames
+from tunstack.services.resolv_conf import Nameserver, Upstreams
 
 if TYPE_CHECKING:
     from tunstack.services.dns_messages import Query
@@ -58,7 +61,10 @@ class DnsService:
     """Answers queries.
 
     `names` are the gateway's own and may be replaced at any time; `upstreams` says whom to
-    ask for the rest; `clock` gives seconds, by default trio's.
+    ask for the rest, but for the zones in `routes`; `clock` gives seconds, by default trio's.
+
+    Attributes:
+        cache: what the resolvers have answered.
     """
 
     def __init__(
@@ -68,11 +74,18 @@ class DnsService:
         limits: Limits = DEFAULT_LIMITS,
         drops: DropCounters | None = None,
         clock: Callable[[], float] = trio.current_time,
+        routes: Mapping[Labels, Upstreams] | None = None,
     ) -> None:
         self.names = names
+        self.cache = DnsCache(limits.dns_cache, limits.dns_cache_size)
         self.limits = limits
         self.drops = DropCounters() if drops is None else drops
-        self._forwarder = Forwarder(upstreams, limits, clock)
+        self._clock = clock
+        self._forwarders = {
+            zone: Forwarder(one, limits, clock) for zone, one in {(): upstreams, **(routes or {})}.items()
+        }
+        """By the zone that they are for, () for all others."""
+        self._known: list[tuple[Nameserver, ...]] = []
         self._places = _Places(limits.dns_queries)
         self._connections = 0
 
@@ -103,22 +116,54 @@ class DnsService:
             return None
         if dns_wire.opcode(wire):
             return dns_wire.error_reply(wire, dns_wire.NOTIMP)
-        from tunstack.services import dns_messages  # late: see there
-
         questions, *records = dns_wire.counts(wire)
         try:
             if questions != 1 or sum(records) > _MAX_RECORDS or len(wire) > self.limits.dns_query_size:
                 raise BadPacket(DropReason.BAD_DNS)
+            cached = self._find_cached(wire, transport)
+            if cached is not None:
+                return cached
+            from tunstack.services import dns_messages  # late: see there
+
             query = dns_messages.parse_query(wire)
         except BadPacket as bad:
             self.drops.add(bad.reason)
             return dns_wire.error_reply(wire, dns_wire.FORMERR)
         local = self.names.find(query.name)
         if local is not None:
-            return dns_messages.local_answer(query, local, transport)
+            return dns_messages.local_answer(query, local, transport, self.names.find)
         if query.is_transfer:
             return dns_messages.error_answer(query, dns_wire.REFUSED)
         return query
+
+    def _find_cached(self, wire: bytes, transport: Transport) -> bytes | None:
+        """What was answered before, if the name is not our own; BadPacket."""
+        question = dns_wire.read_question(wire)
+        if question is None or not len(self.cache):
+            return None
+        name, end = question
+        if self.names.find(name) is not None:
+            return None
+        self._check_resolvers()
+        edns = dns_wire.find_edns(wire, end)
+        answer = self.cache.find(wire, end, edns, self._clock())
+        if answer is None or transport == "tcp" or len(answer) <= (limit := dns_wire.udp_limit(edns)):
+            return answer
+        return dns_wire.truncate(answer, limit, b"" if edns is None else dns_wire.opt_record(edns.dnssec_ok))
+
+    def _check_resolvers(self) -> None:
+        """Forget what other resolvers than those of now have said."""
+        known = [forwarder.resolvers for forwarder in self._forwarders.values()]
+        if known != self._known:
+            self._known = known
+            self.cache.clear()
+
+    def _forwarder_for(self, name: Labels) -> Forwarder:
+        for start in range(len(name)):
+            forwarder = self._forwarders.get(name[start:])
+            if forwarder is not None:
+                return forwarder
+        return self._forwarders[()]
 
     def _no_place(self, query: Query, transport: Transport) -> bytes | None:
         from tunstack.services import dns_messages
@@ -131,9 +176,13 @@ class DnsService:
     async def _relay(self, query: Query, transport: Transport) -> bytes:
         from tunstack.services import dns_messages
 
-        answer = await self._forwarder.exchange(query.wire, query.question_end)
+        self._check_resolvers()
+        known = self._known
+        answer = await self._forwarder_for(query.name).exchange(query.wire, query.question_end)
         if answer is None:
             return dns_messages.error_answer(query, dns_wire.SERVFAIL)
+        if known is self._known:
+            self.cache.keep(query.wire, query.question_end, query.edns, answer, self._clock())
         if transport == "udp" and len(answer) > query.udp_limit:
             return dns_wire.truncate(answer, query.udp_limit, query.opt)
         return answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Callable
 
 import dns.exception
 import dns.flags
@@ -23,11 +24,10 @@ from tunstack.errors import BadPacket, DropReason
 from tunstack.services import dns_wire
 from tunstack.services.local_names import Labels, LocalName
 
+_MOST_ALIASES = 8
+"""That are followed within one answer."""
 OWN_TTL = 0
 """Seconds that own answers may be cached: not at all, as the table may change at any time."""
-
-_MAX_UDP_PAYLOAD = 65535 - 40 - 8
-"""Bytes that one UDP datagram carries, whichever family."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,9 +47,7 @@ class Query:
     @property
     def udp_limit(self) -> int:
         """Bytes that the client takes in one datagram (RFC 6891 section 6.2.3)."""
-        if self.edns is None:
-            return dns_wire.MIN_UDP_SIZE
-        return min(max(self.edns.payload, dns_wire.MIN_UDP_SIZE), _MAX_UDP_PAYLOAD)
+        return dns_wire.udp_limit(self.edns)
 
     @property
     def opt(self) -> bytes:
@@ -85,8 +83,10 @@ def error_answer(query: Query, code: int) -> bytes:
     return response.to_wire()
 
 
-def local_answer(query: Query, local: LocalName, transport: str) -> bytes:
-    """The answer to a question for one of our own names."""
+def local_answer(
+    query: Query, local: LocalName, transport: str, find: Callable[[Labels], LocalName | None]
+) -> bytes:
+    """The answer to a question for one of our own names; an alias is followed as far as `find` knows."""
     response = _response(query)
     question = query.message.question[0]
     if query.edns is not None and query.edns.version:
@@ -96,12 +96,17 @@ def local_answer(query: Query, local: LocalName, transport: str) -> bytes:
         response.set_rcode(dns.rcode.REFUSED)
         return response.to_wire()
     response.flags |= dns.flags.AA
-    for rdata in _records(local, query.name):
-        if question.rdtype in (rdata.rdtype, dns.rdatatype.ANY):
-            # find_rrset makes it, or adds to the one that is there.
-            section = response.answer
-            found = response.find_rrset(section, question.name, rdata.rdclass, rdata.rdtype, create=True)
-            found.add(rdata, OWN_TTL)
+    owner, name, here = question.name, query.name, local
+    for _ in range(_MOST_ALIASES):
+        alias = _add_records(response, owner, question.rdtype, _records(here, name))
+        if alias is None:
+            break
+        owner = alias
+        name = tuple(label.lower() for label in alias.labels[:-1])
+        target = find(name)
+        if target is None:
+            break
+        here = target
     if not local.exists:
         response.set_rcode(dns.rcode.NXDOMAIN)
     if not response.answer and local.zone:
@@ -110,6 +115,22 @@ def local_answer(query: Query, local: LocalName, transport: str) -> bytes:
     limit = query.udp_limit if transport == "udp" else 65535
     wire = response.to_wire(max_size=65535)
     return wire if len(wire) <= limit else dns_wire.truncate(wire, limit, query.opt)
+
+
+def _add_records(
+    response: dns.message.Message, owner: dns.name.Name, wanted: int, records: list[dns.rdata.Rdata]
+) -> dns.name.Name | None:
+    """Answer with those of `records` that are `wanted`, or with the alias, whose target is returned."""
+    alias: dns.name.Name | None = None
+    for rdata in records:
+        is_alias = rdata.rdtype == dns.rdatatype.CNAME and wanted not in (rdata.rdtype, dns.rdatatype.ANY)
+        if is_alias or wanted in (rdata.rdtype, dns.rdatatype.ANY):
+            # find_rrset makes it, or adds to the one that is there.
+            found = response.find_rrset(response.answer, owner, rdata.rdclass, rdata.rdtype, create=True)
+            found.add(rdata, OWN_TTL)
+        if is_alias:
+            alias = rdata.target  # type: ignore[attr-defined]
+    return alias
 
 
 def _response(query: Query) -> dns.message.Message:
@@ -136,9 +157,18 @@ def _records(local: LocalName, name: Labels) -> list[dns.rdata.Rdata]:
         records.append(_rdata(dns.rdatatype.A if len(address) == 4 else dns.rdatatype.AAAA, address))
     if local.pointer:
         records.append(_rdata(dns.rdatatype.PTR, _encode((*local.pointer, b""))))
+    records += [parse_record(kind, value, local.zone) for kind, value in local.records]
     if name == local.zone:
         records.append(_soa(local.zone))
     return records
+
+
+def parse_record(kind: str, value: str, zone: Labels = ()) -> dns.rdata.Rdata:
+    """The data of a record as a zone file writes it; names in it may be relative to `zone`. ValueError."""
+    try:
+        return dns.rdata.from_text(dns.rdataclass.IN, kind, value, _name(zone), relativize=False)
+    except (dns.exception.DNSException, ValueError) as error:
+        raise ValueError(f"{kind} {value}: {error}") from None
 
 
 def _rdata(rdtype: dns.rdatatype.RdataType, wire: bytes) -> dns.rdata.Rdata:

@@ -46,6 +46,11 @@ class Forwarder:
         self._clock = clock
         self._avoid: dict[Nameserver, float] = {}
 
+    @property
+    def resolvers(self) -> tuple[Nameserver, ...]:
+        """Those that are asked now."""
+        return self._upstreams.current(self._clock()).nameservers
+
     async def exchange(self, query: bytes, question_end: int) -> bytes | None:
         """The resolvers' answer to `query`, with its id; all else as it came from the wire.
 

@@ -59,11 +59,34 @@ def counts(message: bytes) -> tuple[int, int, int, int]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Edns:
-    """What a client says in its OPT record: the datagram it takes in bytes, version, DO."""
+    """What a client says in its OPT record: the datagram it takes in bytes, version, DO, and whether more."""
 
     payload: int
     version: int
     dnssec_ok: bool
+    has_options: bool = False
+
+
+_MAX_UDP_PAYLOAD = 65535 - 40 - 8
+"""Bytes that one UDP datagram carries, whichever family."""
+
+
+def udp_limit(edns: Edns | None) -> int:
+    """Bytes that a client takes in one datagram (RFC 6891 section 6.2.3)."""
+    if edns is None:
+        return MIN_UDP_SIZE
+    return min(max(edns.payload, MIN_UDP_SIZE), _MAX_UDP_PAYLOAD)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """A record: its type, its TTL and where that stands, and where its data begins and ends."""
+
+    rdtype: int
+    ttl: int
+    ttl_at: int
+    data: int
+    end: int
 
 
 def find_edns(query: bytes, offset: int) -> Edns | None:
@@ -80,11 +103,11 @@ def find_edns(query: bytes, offset: int) -> Edns | None:
         end = _record_end(query, offset)
         if name_end is None or end is None:
             raise BadPacket(DropReason.BAD_DNS)
-        rdtype, payload, flags, _ = _RECORD.unpack_from(query, name_end)
+        rdtype, payload, flags, size = _RECORD.unpack_from(query, name_end)
         if rdtype == _OPT_TYPE:
             if found is not None or index < answers + authority or query[offset]:
                 raise BadPacket(DropReason.BAD_DNS)
-            found = Edns(payload, flags >> 16 & 0xFF, bool(flags & _DO))
+            found = Edns(payload, flags >> 16 & 0xFF, bool(flags & _DO), size > 0)
         offset = end
     if offset != len(query):
         raise BadPacket(DropReason.BAD_DNS)
@@ -150,6 +173,35 @@ def truncate(message: bytes, limit: int, opt: bytes = b"") -> bytes:
         kept += 1
     head = message[:2] + bytes((message[2] | _TC, message[3]))
     return head + _COUNTS.pack(questions, kept, 0, 1 if opt else 0) + message[HEADER_SIZE:end] + opt
+
+
+def read_question(query: bytes) -> tuple[tuple[bytes, ...], int] | None:
+    """The labels of the first question in lower case, and where it ends; None if it is none.
+
+    A compressed name in the only question would have to point into the header, and is none.
+    """
+    labels: list[bytes] = []
+    at = HEADER_SIZE
+    end = len(query) - 5  # a root label, type and class
+    while at <= end:
+        length = query[at]
+        if length == 0:
+            return tuple(labels), at + 5
+        if length >= 0x40 or at - HEADER_SIZE + length + 1 > 254:
+            return None
+        labels.append(query[at + 1 : at + 1 + length].lower())
+        at += 1 + length
+    return None
+
+
+def read_record(message: bytes, offset: int) -> Record | None:
+    """The record at `offset`; None if it does not end within the message."""
+    name_end = _name_end(message, offset)
+    end = _record_end(message, offset)
+    if name_end is None or end is None:
+        return None
+    rdtype, _, ttl, _ = _RECORD.unpack_from(message, name_end)
+    return Record(rdtype, ttl, name_end + 4, name_end + _RECORD.size, end)
 
 
 def _name_end(message: bytes, offset: int) -> int | None:

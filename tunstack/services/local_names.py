@@ -7,7 +7,8 @@ b"internal")`, which compares and hashes as DNS names do (RFC 4343) and needs no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ZONE = "tunstack.internal"
 GATEWAY_NAME = "gateway.tunstack.internal"
@@ -49,30 +50,68 @@ def reverse_name(address: bytes) -> Labels:
 class LocalName:
     """What is known of one name. Without any data it is NODATA, unless it does not exist.
 
-    `zone` is the own zone that it lies in, for the SOA of a negative answer.
+    `zone` is the own zone that it lies in, for the SOA of a negative answer. `records` are more
+    of its data, each a type and a value as a zone file has them.
     """
 
     exists: bool = True
     addresses: tuple[bytes, ...] = ()
     pointer: Labels = ()
     zone: Labels = ()
+    records: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """A zone that an operator has written down. All of it is the gateway's.
+
+    Attributes:
+        name: of the zone.
+        hosts: addresses of 4 or 16 bytes by name within the zone; "@" is the zone itself.
+        records: more data by name within the zone: types and values as a zone file has them.
+        patterns: regular expressions that are looked for in the name within the zone, and addresses of
+            what they are found in, the first that is. Guests choose the names: the expressions must not
+            take long over any.
+        default: addresses of all other names.
+    """
+
+    name: str
+    hosts: Mapping[str, Sequence[bytes]] = dataclasses.field(default_factory=dict)
+    records: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
+    patterns: Sequence[tuple[str, Sequence[bytes]]] = ()
+    default: Sequence[bytes] = ()
 
 
 class LocalNames:
-    """An unchanging table of own names.
+    """An unchanging table of own names, beside those that `others` finds.
 
     `hosts` maps names to addresses of 4 or 16 bytes; a name with none exists, without data.
     All of each zone in `zones` is the gateway's: what is not in `hosts` does not exist.
-    Raises ValueError for what is no name or address.
+    Raises ValueError for what is no name, address or regular expression.
+
+    Attributes:
+        others: finds names that come and go, such as those of guests; they stand behind `hosts`.
     """
 
-    def __init__(self, hosts: Mapping[str, Sequence[bytes]], zones: Iterable[str] = (ZONE,)) -> None:
-        self._zones = tuple(parse_name(zone) for zone in zones)
+    def __init__(self, hosts: Mapping[str, Sequence[bytes]], zones: Iterable[str | Zone] = (ZONE,)) -> None:
+        self.others: Callable[[Labels], LocalName | None] = lambda name: None
+        written = [zone if isinstance(zone, Zone) else Zone(name=zone) for zone in zones]
+        self._rules = {parse_name(zone.name): _Rules(zone) for zone in written}
+        # The longest first: a zone may lie within another one.
+        self._zones = tuple(sorted(self._rules, key=len, reverse=True))
         self._addresses: dict[Labels, tuple[bytes, ...]] = {}
+        self._records: dict[Labels, tuple[tuple[str, str], ...]] = {}
         self._pointers: dict[Labels, Labels] = {}
         self._parents: set[Labels] = set(self._zones)
         for text, addresses in hosts.items():
             self._add(parse_name(text), addresses)
+        for zone in written:
+            for text, addresses in zone.hosts.items():
+                self._add(_within(text, zone.name), addresses)
+            for text, records in zone.records.items():
+                name = _within(text, zone.name)
+                self._add(name, ())
+                self._records[name] = (*self._records.get(name, ()), *records)
 
     def _add(self, name: Labels, addresses: Sequence[bytes]) -> None:
         for address in addresses:
@@ -97,7 +136,46 @@ class LocalNames:
         addresses = self._addresses.get(name)
         pointer = self._pointers.get(name, ())
         if addresses is not None or pointer:
-            return LocalName(True, addresses or (), pointer, zone)
+            return LocalName(True, addresses or (), pointer, zone, self._records.get(name, ()))
+        other = self.others(name)
+        if other is not None:
+            return dataclasses.replace(other, zone=zone)
         if not zone:
             return None
-        return LocalName(name in self._parents, zone=zone)
+        found = self._rules[zone].find(name[: -len(zone)])
+        return LocalName(found is not None or name in self._parents, found or (), zone=zone)
+
+
+class _Rules:
+    """What a zone says of names that are not in its table."""
+
+    __slots__ = ("_default", "_patterns")
+
+    def __init__(self, zone: Zone) -> None:
+        self._default = tuple(zone.default)
+        self._patterns = []
+        for pattern, addresses in zone.patterns:
+            try:
+                self._patterns.append((re.compile(pattern, re.IGNORECASE), tuple(addresses)))
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        if any(len(one) not in (4, 16) for _, addresses in zone.patterns for one in addresses) or any(
+            len(one) not in (4, 16) for one in zone.default
+        ):
+            raise ValueError("an address has 4 or 16 bytes")
+
+    def find(self, labels: Labels) -> tuple[bytes, ...] | None:
+        """The addresses of a name within the zone, None if there are none."""
+        if not labels:
+            return None
+        if self._patterns:
+            text = b".".join(labels).decode("ascii", "replace")
+            for pattern, addresses in self._patterns:
+                if pattern.search(text):
+                    return addresses
+        return self._default or None
+
+
+def _within(text: str, zone: str) -> Labels:
+    """The name `text` within `zone`."""
+    return parse_name(zone) if text in ("", "@") else (*parse_name(text), *parse_name(zone))
