@@ -72,8 +72,10 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
     """
     from tunstack.services.dhcp import LEASE_TIME, DhcpConfig, DhcpServer
     from tunstack.services.dhcp_leases import LeaseTable, Pool
+    from tunstack.services.dhcp_names import LeaseNames
     from tunstack.services.dhcp_service import DhcpService, LeaseFileError, load
     from tunstack.services.dhcp_wire import SERVER_PORT
+    from tunstack.services.local_names import ZONE, parse_name
     from tunstack.services.resolv_conf import ResolvConf
 
     plan, stack = gateway.plan, gateway.stack
@@ -90,6 +92,7 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
     table.port_of = gateway.switch.port_of
     table.is_used = gateway.switch.guard.is_in_use
     gateway.switch.guard.leases = table
+    gateway.guest_names = LeaseNames(table, parse_name(ZONE), trio.current_time)
     config = DhcpConfig(
         server=plan.gateway,
         network=network,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunstack import native
+from tunstack.gateway.dns import DnsSettings, GatewayDns
 from tunstack.gateway.host import VirtualHost
 from tunstack.gateway.plan import DEFAULT_PLAN, AddressPlan, Publish
 from tunstack.ip.addresses import Prefix, format_address
@@ -37,12 +38,11 @@ if TYPE_CHECKING:
     from tunstack.link.shaping.scenario import Scenario
     from tunstack.link.shaping.spec import ShapeSpec
     from tunstack.link.shaping.stage import StageStatistics
-    from tunstack.services.dns import DnsService
+    from tunstack.services.dhcp_names import LeaseNames
+    from tunstack.services.local_names import Zone
     from tunstack.tcp.statistics import TcpStatistics
 
 log = logging.getLogger("tunstack")
-
-ZONE = "tunstack.internal"
 
 
 class Keep(enum.Enum):
@@ -65,7 +65,12 @@ class Gateway(VirtualHost):
         plan: who has which address.
         nat: the flows.
         switch: who is where, if guests share a segment; see `connect`.
+        dns: the DNS service.
+        guest_names: names that guests have told DHCP, if there is a server.
     """
+
+    dns: GatewayDns
+    guest_names: LeaseNames | None = None
 
     def __init__(
         self,
@@ -461,6 +466,8 @@ async def open_gateway(
     allow_host: bool = False,
     dns: Iterable[tuple[bytes, int]] = (),
     hosts: Mapping[str, bytes] | None = None,
+    zones: Iterable[Zone] = (),
+    dns_routes: Mapping[str, tuple[tuple[bytes, int], ...]] | None = None,
     dhcp: DhcpSettings | None = None,
     pcap: str | os.PathLike[str] | None = None,
     shape_up: str | ShapeSpec | None = None,
@@ -476,6 +483,8 @@ async def open_gateway(
         allow_host: the guest may reach the host's own addresses.
         dns: resolvers (address, port) in place of those of /etc/resolv.conf.
         hosts: names that DNS answers itself.
+        zones: zones that it does.
+        dns_routes: resolvers for names within a zone, by the zone's name.
         dhcp: serve DHCP, in this way; None: do not.
         pcap: a file to which everything that passes the device is written (pcapng).
         shape_up: what the link does to packets from the guest, such as "delay 50ms loss 1%".
@@ -484,6 +493,7 @@ async def open_gateway(
     Raises:
         ShapeError: (a ValueError) the shaping cannot be.
         DhcpError: (a ValueError) the leases cannot be what the settings or their file say.
+        ValueError: a name or a zone cannot be.
         OSError: a published port cannot be bound, or a file cannot be opened.
     """
     gateway = Gateway(
@@ -498,7 +508,14 @@ async def open_gateway(
     )
     try:
         async with gateway.engine.running() as nursery:
-            await _start_dns(gateway, nursery, tuple(dns), dict(hosts or {}), host_loopback)
+            settings = DnsSettings(
+                resolvers=tuple(dns),
+                hosts=dict(hosts or {}),
+                zones=tuple(zones),
+                routes=dict(dns_routes or {}),
+            )
+            gateway.dns = GatewayDns(gateway, settings, host_loopback)
+            await gateway.dns.start(nursery)
             if dhcp is not None:
                 from tunstack.gateway.dhcp import start_dhcp
 
@@ -506,36 +523,3 @@ async def open_gateway(
             yield gateway
     finally:
         gateway.close()
-
-
-async def _start_dns(
-    gateway: Gateway,
-    nursery: trio.Nursery,
-    resolvers: tuple[tuple[bytes, int], ...],
-    hosts: dict[str, bytes],
-    host_loopback: bytes | None,
-) -> None:
-    from tunstack.gateway.late_dns import LateDns
-    from tunstack.services.local_names import LocalNames
-    from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf
-
-    names: dict[str, list[bytes]] = {
-        f"gateway.{ZONE}": list(gateway.plan.gateways),
-        f"host.{ZONE}": [] if host_loopback is None else [host_loopback],
-    }
-    for name, address in hosts.items():
-        names.setdefault(name, []).append(address)
-    upstreams: FixedResolvers | ResolvConf = ResolvConf()
-    if resolvers:
-        upstreams = FixedResolvers(Nameserver(address, port=port) for address, port in resolvers)
-    local = LocalNames(names)
-
-    def make() -> DnsService:
-        from tunstack.services.dns import DnsService
-
-        return DnsService(local, upstreams, gateway.stack.limits, gateway.stack.drops)
-
-    service = LateDns(make)
-    for own in map(format_address, gateway.plan.resolvers):
-        nursery.start_soon(service.serve_udp, await gateway.open_udp_socket(53, own))
-        nursery.start_soon(service.serve_tcp, await gateway.open_tcp_listener(53, own))

@@ -81,13 +81,19 @@ class DnsService:
         self.limits = limits
         self.drops = DropCounters() if drops is None else drops
         self._clock = clock
-        self._forwarders = {
-            zone: Forwarder(one, limits, clock) for zone, one in {(): upstreams, **(routes or {})}.items()
-        }
+        self._forwarders: dict[Labels, Forwarder] = {}
         """By the zone that they are for, () for all others."""
         self._known: list[tuple[Nameserver, ...]] = []
+        self.ask(upstreams, routes or {})
         self._places = _Places(limits.dns_queries)
         self._connections = 0
+
+    def ask(self, upstreams: Upstreams, routes: Mapping[Labels, Upstreams]) -> None:
+        """From now on ask these."""
+        asked = {(): upstreams, **routes}
+        self._forwarders = {zone: Forwarder(one, self.limits, self._clock) for zone, one in asked.items()}
+        self._known = []
+        self.cache.clear()
 
     async def answer(
         self, query: bytes, transport: Transport, client: Hashable | None = None

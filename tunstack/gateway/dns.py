@@ -1,0 +1,104 @@
+"""The DNS service of a gateway: which names are its own, who is asked for the others, and the sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunstack.gateway.late_dns import LateDns
+from tunstack.ip.addresses import format_address
+from tunstack.services.local_names import ZONE, Labels, LocalName, LocalNames, Zone, parse_name
+from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf
+
+if TYPE_CHECKING:
+    from tunstack.gateway.gateway import Gateway
+    from tunstack.services.dns import DnsService
+
+Servers = Iterable[tuple[bytes, int]]
+"""Addresses and ports of resolvers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DnsSettings:
+    """What a gateway answers, and whom it asks.
+
+    Attributes:
+        resolvers: in the place of those of /etc/resolv.conf, if there are any.
+        hosts: names that are answered here.
+        zones: zones that are.
+        routes: resolvers for names within a zone, by the zone's name.
+    """
+
+    resolvers: tuple[tuple[bytes, int], ...] = ()
+    hosts: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    zones: tuple[Zone, ...] = ()
+    routes: Mapping[str, tuple[tuple[bytes, int], ...]] = dataclasses.field(default_factory=dict)
+
+
+class GatewayDns:
+    """The service of one gateway, whose settings may change.
+
+    Raises:
+        ValueError: a name, zone or expression cannot be, or there are too many resolvers.
+    """
+
+    def __init__(self, gateway: Gateway, settings: DnsSettings, host_loopback: bytes | None) -> None:
+        self._gateway = gateway
+        self._own = {
+            f"gateway.{ZONE}": list(gateway.plan.gateways),
+            f"host.{ZONE}": [] if host_loopback is None else [host_loopback],
+        }
+        self._names, self._routes = self._make(settings)
+        self._upstreams = _upstreams(settings.resolvers)
+        self._service: DnsService | None = None
+
+    def change(self, settings: DnsSettings) -> None:
+        """Answer and ask by `settings` from now on; nothing changes if they cannot be (ValueError)."""
+        names, routes = self._make(settings)
+        upstreams = _upstreams(settings.resolvers)
+        self._names, self._routes, self._upstreams = names, routes, upstreams
+        if self._service is not None:
+            self._service.names = names
+            self._service.ask(upstreams, routes)
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Serve as long as `nursery`."""
+        late = LateDns(self._get)
+        for own in map(format_address, self._gateway.plan.resolvers):
+            nursery.start_soon(late.serve_udp, await self._gateway.open_udp_socket(53, own))
+            nursery.start_soon(late.serve_tcp, await self._gateway.open_tcp_listener(53, own))
+
+    def _make(self, settings: DnsSettings) -> tuple[LocalNames, dict[Labels, FixedResolvers | ResolvConf]]:
+        hosts = {name: list(addresses) for name, addresses in self._own.items()}
+        for name, address in settings.hosts.items():
+            hosts.setdefault(name, []).append(address)
+        plan = self._gateway.plan
+        zones: list[str | Zone] = [ZONE, *settings.zones]
+        if plan.prefix % 8 == 0:  # RFC 6303: what is private here is nobody else's to tell
+            octets = list(plan.network[: plan.prefix // 8])
+            zones.append(".".join(map(str, octets[::-1])) + ".in-addr.arpa")
+        names = LocalNames(hosts, zones)
+        names.others = self._find_guest
+        routes = {parse_name(zone): _upstreams(servers) for zone, servers in settings.routes.items()}
+        return names, routes
+
+    def _find_guest(self, name: Labels) -> LocalName | None:
+        guests = self._gateway.guest_names
+        return None if guests is None else guests.find(name)
+
+    def _get(self) -> DnsService:
+        from tunstack.services.dns import DnsService
+
+        stack = self._gateway.stack
+        self._service = DnsService(
+            self._names, self._upstreams, stack.limits, stack.drops, routes=self._routes
+        )
+        return self._service
+
+
+def _upstreams(servers: Servers) -> FixedResolvers | ResolvConf:
+    listed = [Nameserver(address, port=port) for address, port in servers]
+    return FixedResolvers(listed) if listed else ResolvConf()
