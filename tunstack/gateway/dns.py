@@ -10,13 +10,17 @@ import trio
 
 from tunstack.gateway.late_dns import LateDns
 from tunstack.ip.addresses import format_address
+from tunstack.ip.header import UDP
+from tunstack.ip.udp import UdpDatagram
 from tunstack.services.local_names import ZONE, Labels, LocalName, LocalNames, Zone, parse_name
 from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf
 
 if TYPE_CHECKING:
     from tunstack.gateway.gateway import Gateway
     from tunstack.services.dns import DnsService
+    from tunstack.services.dns_messages import Query
 
+PORT = 53
 Servers = Iterable[tuple[bytes, int]]
 """Addresses and ports of resolvers."""
 
@@ -66,10 +70,11 @@ class GatewayDns:
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Serve as long as `nursery`."""
-        late = LateDns(self._get)
-        for own in map(format_address, self._gateway.plan.resolvers):
-            nursery.start_soon(late.serve_udp, await self._gateway.open_udp_socket(53, own))
-            nursery.start_soon(late.serve_tcp, await self._gateway.open_tcp_listener(53, own))
+        late = LateDns(self.get)
+        for own in self._gateway.plan.resolvers:
+            self._gateway.services[UDP, own, PORT] = DnsDatagrams(self, self._gateway, own, nursery)
+            listener = await self._gateway.open_tcp_listener(PORT, format_address(own))
+            nursery.start_soon(late.serve_tcp, listener)
 
     def _make(self, settings: DnsSettings) -> tuple[LocalNames, dict[Labels, FixedResolvers | ResolvConf]]:
         hosts = {name: list(addresses) for name, addresses in self._own.items()}
@@ -89,7 +94,10 @@ class GatewayDns:
         guests = self._gateway.guest_names
         return None if guests is None else guests.find(name)
 
-    def _get(self) -> DnsService:
+    def get(self) -> DnsService:
+        """The service, made when it is asked for the first time."""
+        if self._service is not None:
+            return self._service
         from tunstack.services.dns import DnsService
 
         stack = self._gateway.stack
@@ -97,6 +105,37 @@ class GatewayDns:
             self._names, self._upstreams, stack.limits, stack.drops, routes=self._routes
         )
         return self._service
+
+
+class DnsDatagrams:
+    """Answers what comes to port 53 of an own address, what it can at once; a service of the NAT."""
+
+    def __init__(self, dns: GatewayDns, gateway: Gateway, own: bytes, nursery: trio.Nursery) -> None:
+        self._dns = dns
+        self._gateway = gateway
+        self._own = own
+        self._nursery = nursery
+
+    def datagram(self, datagram: UdpDatagram, now: float) -> None:
+        """One from the guest, or a train of them."""
+        if not datagram.src_port:
+            return  # no answer is wanted (RFC 768)
+        service = self._dns.get()
+        payload = datagram.payload
+        size = datagram.gso_size or len(payload) or 1
+        for start in range(0, len(payload) or 1, size):
+            step = service.begin(bytes(payload[start : start + size]), datagram.src)
+            if isinstance(step, bytes):
+                self._send(step, datagram.src, datagram.src_port, now)
+            elif step is not None:
+                self._nursery.start_soon(self._finish, service, step, datagram.src, datagram.src_port)
+
+    async def _finish(self, service: DnsService, query: Query, address: bytes, port: int) -> None:
+        self._send(await service.finish(query, address), address, port, trio.current_time())
+        self._gateway.engine.wake()
+
+    def _send(self, answer: bytes, address: bytes, port: int, now: float) -> None:
+        self._gateway.stack.send_udp(self._own, PORT, address, port, answer, now)
 
 
 def _upstreams(servers: Servers) -> FixedResolvers | ResolvConf:

@@ -202,20 +202,28 @@ class DnsService:
                 except trio.ClosedResourceError:
                     nursery.cancel_scope.cancel()
                     return
-                step = self._begin(bytes(payload), "udp")
+                step = self.begin(bytes(payload), address)
                 if isinstance(step, bytes):
                     await _send_datagram(endpoint, step, address, port)
-                elif step is not None and self._places.take(address):
-                    nursery.start_soon(self._relay_datagram, step, endpoint, address, port)
                 elif step is not None:
-                    self._no_place(step, "udp")
+                    nursery.start_soon(self._relay_datagram, step, endpoint, address, port)
+
+    def begin(self, payload: bytes, client: Hashable) -> Query | bytes | None:
+        """The answer to a datagram of `client`, None for none, or a query to call `finish` with."""
+        step = self._begin(payload, "udp")
+        if step is None or isinstance(step, bytes) or self._places.take(client):
+            return step
+        return self._no_place(step, "udp")
+
+    async def finish(self, query: Query, client: Hashable) -> bytes:
+        """The answer to what `begin` has left."""
+        try:
+            return await self._relay(query, "udp")
+        finally:
+            self._places.give_back(client)
 
     async def _relay_datagram(self, query: Query, endpoint: UdpEndpoint, address: bytes, port: int) -> None:
-        try:
-            answer = await self._relay(query, "udp")
-            await _send_datagram(endpoint, answer, address, port)
-        finally:
-            self._places.give_back(address)
+        await _send_datagram(endpoint, await self.finish(query, address), address, port)
 
     async def serve_tcp(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
         """Answer on each connection that `listener` accepts, until it is closed.
