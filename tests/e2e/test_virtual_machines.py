@@ -149,8 +149,9 @@ class Machine:
             sock.send(b"VFKT")
         return sock
 
-    def get_address(self) -> str:
-        self.vm.run(f"busybox udhcpc -i {self.card} -q -n -t 10 -T 1 -s {self.lease}")
+    def get_address(self, name: str = "vm") -> str:
+        words = f"-i {self.card} -q -n -t 10 -T 1 -s {self.lease} -x hostname:{name}"
+        self.vm.run(f"busybox udhcpc {words}")
         told = self.vm.run(f"ip address show {self.card}; ip route; cat /etc/resolv.conf")
         assert f"link/ether {self.mac}" in told and f"via {HOST}" in told and "nameserver 10.0.2.3" in told
         found = re.search(r"inet (\S+)/24", told)
@@ -249,8 +250,10 @@ def test_two_machines_of_different_kinds(tmp_path: pathlib.Path) -> None:
         gateway(one, other, options=()) as running,
         machines(("qemu", one), ("uml", other)) as (emulated, process),
     ):
-        addresses = emulated.get_address(), process.get_address()
+        addresses = emulated.get_address("emulated"), process.get_address("process")
         assert addresses == ("10.0.2.100", "10.0.2.101")
+        assert addresses[1] in emulated.vm.run("busybox nslookup process.tunstack.internal")
+        assert "emulated.tunstack.internal" in process.vm.run(f"dig +short -x {addresses[0]}")
         assert emulated.pings(addresses[1]) and process.pings(addresses[0])
         process.offer_file(size)
         assert emulated.fetch(f"http://{addresses[1]}/file") == digest(size)

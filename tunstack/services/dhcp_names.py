@@ -40,8 +40,8 @@ class LeaseNames:
 
     def _look(self, now: float) -> None:
         named = [one for one in self._table.leases(now) if one.name]
-        present = {one.client for one in named}
-        owners = {name: client for name, client in self._owners.items() if client in present}
+        present = {(one.name.encode(), one.client) for one in named}
+        owners = dict(owner for owner in self._owners.items() if owner in present)
         self._names = {}
         for one in named:
             label = one.name.encode()
