@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "attach": "give a network namespace that exists already a network",
+    "config": "check and describe the configuration file of a gateway",
     "ctl": "look at a gateway that is running, and change it",
-    "gateway": "be the network of a virtual machine that connects to a socket",
+    "gateway": "be the network of virtual machines that connect to sockets",
     "packetdrill": "run packetdrill scripts against the stack, in virtual time",
     "run": "run a command in a network namespace of its own",
 }

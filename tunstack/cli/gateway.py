@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,15 +13,23 @@ from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, ru
 from tunstack.cli.options import Settings, guest_options
 
 if TYPE_CHECKING:
+    from tunstack.cli.config_file import ConfigFile
     from tunstack.gateway.dhcp import DhcpSettings
+    from tunstack.gateway.gateway import Gateway
+    from tunstack.gateway.link_service import LinkServices
     from tunstack.gateway.links import Link
 
 
 @click.command(cls=GuestCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @guest_options
 @click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Read links, network, DHCP and DNS from FILE (YAML); options come on top. See 'tunstack config'.",
+)
+@click.option(
     "--listen",
-    required=True,
     multiple=True,
     metavar="URL",
     help="Where virtual machines connect; see below. Repeatable.",
@@ -40,14 +48,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Where leases are kept, so that machines keep their addresses when the gateway is started anew.",
 )
-def command(
-    listen: tuple[str, ...],
-    once: bool,
-    no_dhcp: bool,
-    static_lease: tuple[str, ...],
-    leases: str | None,
-    **options: Any,
-) -> None:
+def command(config: str | None, once: bool, **options: Any) -> None:
     """Be the network of the virtual machines that connect to URL.
 
     \b
@@ -70,52 +71,73 @@ def command(
 
     Any number of machines, which reach each other. When one goes another may come, and connections survive
     that. DHCP gives the first one the address that is printed, which published ports lead to. Ends with
-    status 0 on SIGTERM or SIGINT.
+    status 0 on SIGTERM or SIGINT. SIGHUP reads FILE again: links and DNS follow it at once.
 
     \b
     Examples:
       tunstack gateway --listen qemu+unix:///run/vm.sock -p 2222:22 --leases /run/vm.leases
       tunstack gateway --listen 'qemu+tcp://127.0.0.1:5555?connect=yes' --once
     """
-    from tunstack.gateway.links import Link, LinkError
+    file = None
+    if config is not None:
+        from tunstack.cli.config_file import ConfigFile
 
+        file = ConfigFile(config)
+        file.add_to(options)
     settings = Settings.from_options(**options)
     settings.start_log()
-    try:
-        links = [Link.parse(url) for url in listen]
-    except LinkError as error:
-        raise Failure(f"--listen: {error}") from None
-    if sum(link.kind == "stdio" for link in links) > 1:
-        raise Failure("--listen: standard input and output can be one link alone")
-    dhcp = None if no_dhcp else _dhcp_settings(settings, static_lease, leases)
-    failure = run_trio(_serve, links, once, settings, dhcp)
+    links = _links(options["listen"])
+    if not links:
+        raise Failure("there is no link: give --listen, or a file with links")
+    dhcp = None if options["no_dhcp"] else _dhcp_settings(settings, file, options)
+    failure = run_trio(_serve, links, once, settings, dhcp, file)
     if failure is not None:
         raise failure
 
 
-def _dhcp_settings(settings: Settings, static: tuple[str, ...], leases: str | None) -> DhcpSettings:
+def _links(urls: Sequence[str]) -> list[Link]:
+    from tunstack.gateway.links import Link, LinkError
+
+    try:
+        links = [Link.parse(url) for url in urls]
+    except LinkError as error:
+        raise Failure(f"--listen: {error}") from None
+    if sum(link.kind == "stdio" for link in links) > 1:
+        raise Failure("--listen: standard input and output can be one link alone")
+    return links
+
+
+def _dhcp_settings(settings: Settings, file: ConfigFile | None, options: dict[str, Any]) -> DhcpSettings:
     from tunstack.gateway.dhcp import DhcpSettings, parse_static
     from tunstack.gateway.plan import PlanError
 
     try:
-        pairs = [parse_static(text, settings.plan) for text in static]
+        pairs = [parse_static(text, settings.plan) for text in options["static_lease"]]
     except PlanError as error:
         raise Failure(str(error)) from None
     for number, what in enumerate(("MAC", "address")):
         if len({pair[number] for pair in pairs}) < len(pairs):
             raise Failure(f"--static-lease: one {what} is given twice")
-    return DhcpSettings(static=dict(pairs), leases=leases)
+    part = None if file is None else file.config.dhcp
+    search = None if part is None or part.search is None else tuple(part.search)
+    lease_time = None if part is None else part.lease_time
+    return DhcpSettings(static=dict(pairs), leases=options["leases"], lease_time=lease_time, search=search)
 
 
 async def _serve(
-    links: Sequence[Link], once: bool, settings: Settings, dhcp: DhcpSettings | None
+    links: Sequence[Link],
+    once: bool,
+    settings: Settings,
+    dhcp: DhcpSettings | None,
+    file: ConfigFile | None,
 ) -> Failure | None:
     """Work until the end; a failure is returned, lest a nursery wraps it."""
     import trio
 
     from tunstack import open_gateway
+    from tunstack.gateway.background import beside
     from tunstack.gateway.dhcp import DhcpError
-    from tunstack.gateway.link_service import LinkService
+    from tunstack.gateway.link_service import LinkServices
     from tunstack.gateway.links import LinkError
     from tunstack.ip.addresses import format_address
 
@@ -128,20 +150,17 @@ async def _serve(
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
             try:
                 options = settings.gateway_options()
+                if file is not None:
+                    more = file.dns_settings()
+                    options |= {"zones": more.zones, "dns_routes": more.routes}
                 async with open_gateway(**options, dhcp=dhcp) as gateway, settings.serving(gateway):
                     networks = zip(plan.networks, plan.guests, plan.gateways, plan.resolvers, strict=True)
                     for (_, length), *addresses in networks:
                         guest, router, dns = map(format_address, addresses)
                         tell(f"guest {guest}/{length}, gateway {router}, dns {dns}")
-                    async with trio.open_nursery() as services:
-
-                        async def serve(link: Link) -> None:
-                            await LinkService(link, gateway, once=once, tell=tell).run()
-                            if once:
-                                services.cancel_scope.cancel()
-
-                        for link in links:
-                            services.start_soon(serve, link)
+                    services = LinkServices(gateway, once=once, tell=tell)
+                    async with beside(functools.partial(_follow, file, gateway, services, tell)):
+                        await services.run(links)
             except* LinkError as errors:
                 failure = Failure(f"--listen: {_first(errors)}")
             except* OSError as errors:
@@ -150,6 +169,32 @@ async def _serve(
                 failure = Failure(str(_first(errors)))
             nursery.cancel_scope.cancel()
     return failure
+
+
+async def _follow(
+    file: ConfigFile | None, gateway: Gateway, services: LinkServices, tell: Callable[[str], object]
+) -> None:
+    """Do what the file says whenever SIGHUP comes."""
+    import trio
+
+    from tunstack.gateway.config import ConfigError
+
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            if file is None:
+                tell("there is no configuration file to read again")
+                continue
+            try:
+                has_more = file.read_again()
+                links = _links(file.links())
+                gateway.dns.change(file.dns_settings())
+            except (ConfigError, Failure) as error:
+                tell(f"nothing has changed: {error}")
+                continue
+            services.change(links)
+            tell(f"'{file.path}' was read again")
+            if has_more:
+                tell("what it says beside links and DNS is done when the gateway is started anew")
 
 
 def _first(error: BaseException) -> Any:

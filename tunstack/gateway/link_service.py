@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
@@ -17,7 +17,7 @@ import trio
 from tunstack.errors import LocalError
 from tunstack.gateway import link_sockets
 from tunstack.gateway.gateway import Gateway
-from tunstack.gateway.links import Link
+from tunstack.gateway.links import Link, LinkError
 from tunstack.link.devices.base import DeviceClosed
 from tunstack.link.devices.datagram import DatagramDevice
 from tunstack.link.devices.framed import FramedDevice
@@ -208,3 +208,46 @@ async def _read(stream: trio.SocketStream, size: int) -> bytes:
             raise trio.BrokenResourceError("it went without a handshake")
         data += part
     return data
+
+
+class LinkServices:
+    """The links of a gateway, which may change."""
+
+    def __init__(self, gateway: Gateway, *, once: bool, tell: Tell) -> None:
+        """`once`: end when the first machine has gone."""
+        self._gateway = gateway
+        self._once = once
+        self._tell = tell
+        self._scopes: dict[Link, trio.CancelScope] = {}
+        self._nursery: trio.Nursery
+
+    async def run(self, links: Iterable[Link]) -> None:
+        """Serve `links` until all have ended. Raises what `LinkService.run` raises."""
+        async with trio.open_nursery() as self._nursery:
+            for link in links:
+                self._nursery.start_soon(self._serve, link, False)
+
+    def change(self, links: Iterable[Link]) -> None:
+        """Serve these from now on: others end, with their machines; what cannot be served is told of."""
+        wanted = list(links)
+        for link in wanted:
+            if link not in self._scopes:
+                self._nursery.start_soon(self._serve, link, True)
+        for link, scope in self._scopes.items():
+            if link not in wanted:
+                self._tell(f"{link.url} is not served any more")
+                scope.cancel()
+
+    async def _serve(self, link: Link, is_lenient: bool) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes[link] = scope
+            try:
+                await LinkService(link, self._gateway, once=self._once, tell=self._tell).run()
+            except (LinkError, OSError) as error:
+                if not is_lenient:
+                    raise
+                self._tell(f"{link.url}: {error}")
+            finally:
+                del self._scopes[link]
+        if self._once and not scope.cancelled_caught:
+            self._nursery.cancel_scope.cancel()

@@ -1,0 +1,83 @@
+"""`tunstack gateway --config`, and what it does when the file changes."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.test_segment import Machine
+from tests.e2e.test_stream import Running
+
+pytestmark = pytest.mark.netns
+
+FILE = """
+links: ["qemu+unix://{one}"]
+network: {{subnet: 10.0.2.0/24}}
+dns: {{zones: [{{name: lab.example, default: [10.1.1.{number}]}}]}}
+"""
+
+
+def resolve(machine: Machine, name: str) -> str:
+    return machine.run("dig", "+short", "+tries=1", "@10.0.2.3", name).strip()
+
+
+def test_links_and_names_follow_the_file_while_it_runs(tmp_path: pathlib.Path) -> None:
+    file, one, two = tmp_path / "gateway.yaml", tmp_path / "one", tmp_path / "two"
+    file.write_text(FILE.format(one=one, number=1))
+    gateway = Running("--config", str(file))
+    try:
+        gateway.wait_for(f"waiting at qemu+unix://{one}")
+        first = Machine("qemu", str(one), 1)
+        try:
+            assert resolve(first, "a.lab.example") == "10.1.1.1"
+            file.write_text(FILE.format(one=f'{one}", "bess://{two}', number=2) + "publish: ['1:1']\n")
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.wait_for("was read again")
+            gateway.wait_for("started anew")
+            if f"waiting at bess://{two}\n" not in gateway.lines:
+                gateway.wait_for(f"waiting at bess://{two}")
+            assert resolve(first, "a.lab.example") == "10.1.1.2"
+            second = Machine("bess", str(two), 2)
+            try:
+                assert second.pings("10.0.2.101")
+                file.write_text("links: [nonsense]")
+                gateway.process.send_signal(signal.SIGHUP)
+                gateway.wait_for("nothing has changed")
+                file.write_text(FILE.format(one=one, number=3))
+                gateway.process.send_signal(signal.SIGHUP)
+                gateway.wait_for("is not served any more")
+                gateway.wait_for("was read again")
+                assert resolve(first, "a.lab.example") == "10.1.1.3"
+                assert not second.pings("10.0.2.101")
+            finally:
+                second.close()
+        finally:
+            first.close()
+        gateway.end()
+    finally:
+        gateway.kill()
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tunstack", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_file_is_checked_and_described(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("links: [qemu+unix:///x]")
+    assert run("config", "check", str(file)).stdout == f"'{file}' is a configuration\n"
+    file.write_text("link: []")
+    for words in (("config", "check", str(file)), ("gateway", "--config", str(file))):
+        done = run(*words)
+        assert (
+            done.returncode == 125 and "unknown field `link`" in done.stderr and done.stderr.count("\n") == 1
+        )
+    assert '"$ref": "#/$defs/Config"' in run("config", "schema").stdout
+    done = run("gateway")
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1) and "no link" in done.stderr
