@@ -48,6 +48,7 @@ def test_module_opens_with_what_it_is(path: pathlib.Path) -> None:
 
 
 DISTRIBUTIONS = {
+    "yaml": "pyyaml",
     "dns": "dnspython",
     "importlinter": "import-linter",
     "mypy_extensions": "mypy-extensions",
