@@ -200,7 +200,7 @@ class Gateway(VirtualHost):
         """
         self._check_open()
         segment = self._segment
-        if segment is None or self.engine.device is None:
+        if segment is None or segment.is_closed:
             from tunstack.link.devices.segment import SegmentDevice
 
             segment = SegmentDevice(self.switch, trio.current_time, mtu=self.plan.mtu, limits=self._limits)

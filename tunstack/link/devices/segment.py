@@ -147,6 +147,11 @@ class SegmentDevice:
         self._lease_changes = 0
 
     @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._epoll.closed
+
+    @property
     def ports(self) -> list[Port]:
         """Those that are connected."""
         return list(self._ports.values())
