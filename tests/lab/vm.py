@@ -135,9 +135,14 @@ def start_qemu(netdev: str, mac: str, *, fds: Iterable[int] = ()) -> Vm:
 def qemu_image() -> tuple[pathlib.Path, pathlib.Path]:
     """Kernel and initramfs for QEMU; made once, which takes a download of 27 MB."""
     kernel, initramfs = CACHE / "kernel", CACHE / "initramfs"
-    if not (CACHE / "tree").exists():
-        _fetch(CACHE)
-    tree = CACHE / "tree"
+    tree = CACHE / KERNEL
+    if not tree.exists():
+        depends = ["apt-cache", "depends", KERNEL]
+        told = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
+        package = re.search(r"Depends: (linux-image-\S+)", told)
+        if package is None:
+            raise VmError(f"apt does not know {KERNEL}")
+        fetch(package[1], tree)
     if not kernel.exists():
         shutil.copy(next((tree / "boot").glob("vmlinuz-*")), kernel)
     scripts = [HERE / "vm_init.sh", HERE / "vm_lease.sh"]
@@ -148,22 +153,18 @@ def qemu_image() -> tuple[pathlib.Path, pathlib.Path]:
     return kernel, initramfs
 
 
-def _fetch(cache: pathlib.Path) -> None:
-    """Unpack Debian's package of the kernel; nothing is installed."""
-    cache.mkdir(parents=True, exist_ok=True)
-    depends = subprocess.run(
-        ["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=True
-    ).stdout
-    package = re.search(r"Depends: (linux-image-\S+)", depends)
-    if package is None:
-        raise VmError(f"apt does not know {KERNEL}")
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        options = ["-qq", "-o", "APT::Sandbox::User=root", "download", package[1]]
+def fetch(package: str, tree: pathlib.Path) -> None:
+    """Unpack a package of Debian's to `tree`, unless that is there; nothing is installed."""
+    if tree.exists():
+        return
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tree.parent) as folder:
+        options = ["-qq", "-o", "APT::Sandbox::User=root", "download", package]
         subprocess.run(["apt-get", *options], cwd=folder, check=True)
         deb = next(pathlib.Path(folder).glob("*.deb"))
         subprocess.run(["dpkg-deb", "-x", str(deb), f"{folder}/tree"], check=True)
-        if not (cache / "tree").exists():
-            os.rename(f"{folder}/tree", cache / "tree")
+        if not tree.exists():
+            os.rename(f"{folder}/tree", tree)
 
 
 def _initramfs(modules: pathlib.Path) -> bytes:
