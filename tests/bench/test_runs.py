@@ -61,8 +61,9 @@ TINY = {
             ("framed", 1500, "tunstack"): {"share"},
             **{
                 (1500, direction, "tunstack"): {"bits_per_second", "cpu_per_gb"}
-                for direction in ("up", "down")
+                for direction in ("up", "down", "across")
             },
+            (1500, "across", "tunstack, up"): {"bits_per_second", "cpu_per_gb"},
             **{
                 (1500, direction, "tunstack at a TAP"): {"bits_per_second", "cpu_per_gb", "retransmits"}
                 for direction in ("up", "down")
