@@ -174,16 +174,15 @@ async def _serve(
 async def _follow(
     file: ConfigFile | None, gateway: Gateway, services: LinkServices, tell: Callable[[str], object]
 ) -> None:
-    """Do what the file says whenever SIGHUP comes."""
+    """Do what the file says whenever SIGHUP comes, which ends who has none."""
     import trio
 
     from tunstack.gateway.config import ConfigError
 
+    if file is None:
+        return
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         async for _ in signals:
-            if file is None:
-                tell("there is no configuration file to read again")
-                continue
             try:
                 has_more = file.read_again()
                 links = _links(file.links())

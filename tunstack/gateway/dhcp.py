@@ -33,7 +33,7 @@ class DhcpSettings:
         static: addresses of particular machines, by MAC.
         leases: the file in which leases survive the gateway; None: they do not.
         lease_time: seconds, for clients that do not say; None: the usual.
-        search: domains that guests complete names with; None: those that the host has now.
+        search: domains that guests complete names with; None: those that the host has.
     """
 
     static: Mapping[bytes, bytes] = dataclasses.field(default_factory=dict)
@@ -99,10 +99,12 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
         router=plan.gateway,
         dns=(plan.dns,),
         mtu=plan.mtu,
-        search=ResolvConf().current(stack.now).search if settings.search is None else settings.search,
+        search=settings.search or (),
         lease_time=settings.lease_time or LEASE_TIME,
     )
-    service = DhcpService(DhcpServer(config, table, stack.drops), stack)
+    resolvers = ResolvConf()
+    search = None if settings.search is not None else lambda now: resolvers.current(now).search
+    service = DhcpService(DhcpServer(config, table, stack.drops), stack, search)
     for mac, address in settings.static.items():
         log.info("DHCP: %s is for %s", format_address(address), format_mac(mac))
     if settings.leases is not None:

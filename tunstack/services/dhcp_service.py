@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -62,8 +63,12 @@ class StoredLeases(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class DhcpService:
     """Answers what comes to port 67; a service of the NAT."""
 
-    def __init__(self, server: DhcpServer, stack: Stack) -> None:
+    def __init__(
+        self, server: DhcpServer, stack: Stack, search: Callable[[float], tuple[str, ...]] | None = None
+    ) -> None:
+        """`search`: the domains to complete names with at a time, in the place of the server's."""
         self._server = server
+        self._search = search
         self._stack = stack
         self._warned_at = float("-inf")
         self._saved = server.table.changes
@@ -80,6 +85,9 @@ class DhcpService:
             self._changed.set()
 
     def _receive(self, payload: Buffer, now: float) -> None:
+        server = self._server
+        if self._search is not None and (search := self._search(now)) != server.config.search:
+            server.config = dataclasses.replace(server.config, search=search)
         reply = self._server.receive(payload, now)
         if reply is not None:
             self._stack.send_udp(

@@ -1,0 +1,64 @@
+"""Boot firmware as guests: two foreign TCP/IP stacks."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.test_stream import Running
+from tests.e2e.test_virtual_machines import Source
+from tests.lab import firmware
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+MAC = "5a:94:ef:00:03:01"
+HOST = "10.0.2.2"
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    return str(tmp_path / "link")
+
+
+@pytest.fixture
+def gateway(path: str) -> Iterator[Running]:
+    running = Running("--listen", f"qemu+unix://{path}")
+    running.wait_for("waiting at")
+    yield running
+    running.kill()
+
+
+def netdev(path: str) -> str:
+    return f"stream,id=net0,server=off,addr.type=unix,addr.path={path}"
+
+
+def test_ipxe_gets_an_address_and_gets_it_again_and_fetches(gateway: Running, path: str) -> None:
+    source = Source(3_000_000)
+    commands = [
+        *("dhcp net0", "echo first ${net0/ip} ${net0/gateway} ${net0/dns}", "ifclose net0"),
+        *(
+            "dhcp net0",
+            "echo again ${net0/ip}",
+            "nslookup name gateway.tunstack.internal ||",
+            "echo name ${name}",
+        ),
+        f"imgfetch --name file http://{HOST}:{source.port}/file && echo fetched",
+    ]
+    said = firmware.run_ipxe(netdev(path), MAC, commands)
+    source.close()
+    assert "first 10.0.2.100 10.0.2.2 10.0.2.3" in said
+    assert "again 10.0.2.100" in said
+    assert "fetched" in said
+    gateway.end()
+
+
+def test_uboot_gets_an_address_and_gets_it_again_and_pings(gateway: Running, path: str) -> None:
+    commands = ["setenv autoload no", "dhcp", f"ping {HOST}", "dhcp", f"ping {HOST}"]
+    _, first, alive, again, still = firmware.run_uboot(netdev(path), MAC, commands)
+    for told in (first, again):
+        assert "DHCP client bound to address 10.0.2.100" in told
+    for told in (alive, still):
+        assert f"host {HOST} is alive" in told
+    gateway.end()
