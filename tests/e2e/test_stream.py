@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,6 +133,23 @@ def test_what_a_machine_leaves_unfinished_is_taken(path: str, server: TrafficSer
     assert "checksum" not in log
     segments, fast = re.search(r"(\d+) segments in.* (\d+) by the fast path", log).groups()  # type: ignore[union-attr]
     assert not fastpath.available or int(fast) > int(segments) / 2
+
+
+def test_a_gateway_that_stood_still_goes_on(gateway: Running, path: str, server: TrafficServer) -> None:
+    """As after a sleep of the host, for the gateway: its clock jumps, and everybody has sent again meanwhile."""
+
+    def stop(seconds: float) -> None:
+        gateway.process.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, gateway.process.send_signal, [signal.SIGCONT]).start()
+
+    total = 200 * MB
+    threading.Timer(0.5, stop, [4.0]).start()
+    start = time.monotonic()
+    found = findings(path, "exchange", HOST, server.port, order(id="bulk", up=total, down=total), 2)
+    assert time.monotonic() - start > 4, "all was over before it stood still"
+    assert found["error"] is None
+    assert set(found["sha256"]) == {ramp_digest(share(total, 2, index)) for index in range(2)}
+    gateway.end()
 
 
 def test_pings_datagrams_and_names(gateway: Running, path: str, udp_echo: UdpEchoServer) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import socket
 
 import pytest
 import trio
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 from tests.link.segments import GuestEnd, arp_frame, ip_frame, ip_of, mac_of
 from tunstack import open_gateway
 from tunstack.errors import DropReason, LocalError
 from tunstack.gateway.gateway import Gateway
 from tunstack.gateway.plan import DEFAULT_PLAN
+from tunstack.ip.addresses import format_address
 from tunstack.limits import Limits
 from tunstack.link.devices.memory import memory_pair
 from tunstack.link.devices.segment import Port
 from tunstack.link.devices.stream import StreamDevice
+from tunstack.tcp.connection import Connection
+from tunstack.testing.guest import open_guest
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -136,3 +143,65 @@ async def test_guests_of_a_shaped_gateway(is_isolated: bool) -> None:
         assert gateway.stack.drops[DropReason.PORT_ISOLATED] == (3 if is_isolated else 0)
         for guest in guests:
             guest.end.close()
+
+
+def forged(connection: Connection, mac: bytes, payload: bytes, flags: str) -> bytes:
+    """A segment that `connection` itself could send next, from `mac`."""
+    hot = connection.hot
+    packet = (
+        Ether(src=mac.hex(":"), dst=DEFAULT_PLAN.gateway_mac.hex(":"))
+        / IP(src=format_address(connection.local), dst=format_address(connection.remote))
+        / TCP(
+            sport=connection.local_port,
+            dport=connection.remote_port,
+            seq=hot.snd_nxt,
+            ack=hot.rcv_nxt,
+            flags=flags,
+            options=[("NOP", None), ("NOP", None), ("Timestamp", (hot.ts_recent + 1, hot.ts_recent))],
+        )
+        / payload
+    )
+    return bytes(packet)
+
+
+@pytest.mark.parametrize("as_mac", ["own", "victim"])
+@pytest.mark.parametrize("flags", ["PA", "RA", "FA", "S"])
+async def test_a_forged_segment_changes_nothing(as_mac: str, flags: str) -> None:
+    """Tuple, sequence numbers and timestamps are right; the flow is in the fast path, where there is one."""
+
+    async def echo(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with (
+        open_gateway(host_loopback=GATEWAY) as gateway,
+        open_guest() as guest,
+        trio.open_nursery() as nursery,
+    ):
+        listeners = await nursery.start(functools.partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        ours, theirs = socket.socketpair()
+        gateway.connect(StreamDevice(ours, mtu=1500))
+        guest.attach_device(StreamDevice(theirs, mtu=1500))
+        stream = await guest.open_tcp_stream(format_address(GATEWAY), port)
+        liar = GuestEnd("stream")
+        gateway.connect(StreamDevice(liar.theirs, mtu=1500))
+        (connection,) = guest.stack.connections.values()
+        mac = mac_of(66) if as_mac == "own" else DEFAULT_PLAN.guest_mac
+        before = gateway.stack.drops.total
+        for number in range(60):
+            await stream.send_all(b"%4d" % number)
+            answer = b""
+            while len(answer) < 4:
+                answer += await stream.receive_some()
+            assert answer == b"%4d" % number
+            liar.send(forged(connection, mac, b"evil" if flags == "PA" else b"", flags))
+        await trio.sleep(0.05)
+        dropped = gateway.stack.drops[
+            DropReason.SPOOFED_MAC if as_mac == "victim" else DropReason.SPOOFED_ADDRESS
+        ]
+        assert dropped == 60 == gateway.stack.drops.total - before
+        assert liar.received() == [] or all(frame[12:14] == b"\x08\x06" for frame in liar.received())
+        liar.close()
+        await stream.aclose()
+        nursery.cancel_scope.cancel()
