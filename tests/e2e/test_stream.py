@@ -136,7 +136,7 @@ def test_what_a_machine_leaves_unfinished_is_taken(path: str, server: TrafficSer
 
 
 def test_a_gateway_that_stood_still_goes_on(gateway: Running, path: str, server: TrafficServer) -> None:
-    """As after a sleep of the host, for the gateway: its clock jumps, and everybody has sent again meanwhile."""
+    """As after a sleep of the host: its clock jumps, and everybody has sent again meanwhile."""
 
     def stop(seconds: float) -> None:
         gateway.process.send_signal(signal.SIGSTOP)
