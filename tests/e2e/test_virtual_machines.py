@@ -134,7 +134,7 @@ class Machine:
         else:
             with contextlib.ExitStack() as stack:
                 self.vm = vm.start_uml(self._plug_in(place, stack), mac)
-            self.card, self.lease = "vec0", str(vm.HERE / "vm_lease.sh")
+            self.card, self.lease = "vec0", "/run/lease"
 
     @staticmethod
     def _plug_in(place: Place, stack: contextlib.ExitStack) -> socket.socket:

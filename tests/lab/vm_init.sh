@@ -4,7 +4,9 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-for directory in /run /tmp /root; do mount -t tmpfs tmpfs $directory; done
+mount -t tmpfs tmpfs /run
+[ ! -e "${0%/*}/vm_lease.sh" ] || cp "${0%/*}/vm_lease.sh" /run/lease # which may be below what is covered next
+for directory in /tmp /root; do mount -t tmpfs tmpfs $directory; done
 if [ -d /usr/lib/uml ]; then # the root directory is the host's, read-only
   mkdir /run/etc
   for file in passwd group hosts nsswitch.conf services protocols ld.so.cache; do
