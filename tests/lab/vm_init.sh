@@ -13,7 +13,6 @@ if [ -d /usr/lib/uml ]; then # the root directory is the host's, read-only
     cp /etc/$file /run/etc # all of them would take a second
   done
   mount --bind /run/etc /etc
-  busybox insmod /usr/lib/uml/modules/"$(uname -r)"/kernel/net/ipv6/ipv6.ko
 else
   mount -t devtmpfs dev /dev
   for module in $(cat /modules/order); do insmod /modules/"$module"; done
