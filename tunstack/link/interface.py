@@ -89,13 +89,15 @@ class EthernetLink:
         if self.route is not None:
             next_hop = self.route(next_hop)
         header = self._headers.get(next_hop)
+        is_known = header is not None
         if header is None:
             header = self._find_header(packet, next_hop, now)
-            if header is None:
-                return
-        packet.head = header + packet.head
-        packet.csum_start += 14
-        self._ready.append(packet)
+        if header is not None:
+            packet.head = header + packet.head
+            packet.csum_start += 14
+            self._ready.append(packet)
+        if not is_known:  # behind the packet: U-Boot forgets what it waits for when a question comes first
+            self._solicit()
 
     def known_header(self, address: bytes) -> bytes | None:
         """The link header towards `address`, if it may be used without asking."""
@@ -163,9 +165,7 @@ class EthernetLink:
         group = ethernet.group_mac(next_hop)
         if group is not None:
             return self._header(next_hop, group)
-        header = self.neighbours.resolve(packet, next_hop, now)
-        self._solicit()
-        return header
+        return self.neighbours.resolve(packet, next_hop, now)
 
     def _receive_arp(self, packet: Packet, now: float, to_us: bool) -> None:
         try:
