@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.gateway import Running
 from tunstack.demo import traffic
 from tunstack.demo.servers import TrafficServer, UdpEchoServer
 
@@ -112,3 +114,18 @@ def udp_echo() -> Iterator[UdpEchoServer]:
     """A UDP echo server on the host's loopback."""
     with UdpEchoServer() as running:
         yield running
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    """Where a link's socket is."""
+    return str(tmp_path / "vm.sock")
+
+
+@pytest.fixture
+def gateway(path: str) -> Iterator[Running]:
+    """A gateway that waits for machines at `path`."""
+    running = Running("--listen", f"qemu+unix://{path}")
+    running.wait_for("waiting at")
+    yield running
+    running.kill()

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.e2e.test_segment import Machine
-from tests.e2e.test_stream import Running
+from tests.lab.gateway import Running
 
 pytestmark = pytest.mark.netns
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_stream import GUEST, Running
+from tests.lab.gateway import GUEST, Running
 
 pytestmark = pytest.mark.netns
 
@@ -65,11 +65,6 @@ SCRIPTS = {
         dhcpcd -4 -x tap0
     """,
 }
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> str:
-    return str(tmp_path / "vm.sock")
 
 
 @pytest.fixture

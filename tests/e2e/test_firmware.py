@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Iterator
-
 import pytest
 
-from tests.e2e.test_stream import Running
 from tests.e2e.test_virtual_machines import Source
 from tests.lab import firmware
+from tests.lab.gateway import Running
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 MAC = "5a:94:ef:00:03:01"
 HOST = "10.0.2.2"
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> str:
-    return str(tmp_path / "link")
-
-
-@pytest.fixture
-def gateway(path: str) -> Iterator[Running]:
-    running = Running("--listen", f"qemu+unix://{path}")
-    running.wait_for("waiting at")
-    yield running
-    running.kill()
 
 
 def netdev(path: str) -> str:

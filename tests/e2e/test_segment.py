@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_stream import GUEST, Running
+from tests.lab.gateway import GUEST, Running
 from tests.lab.share import LoadServer
 
 pytestmark = pytest.mark.netns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import signal
@@ -12,11 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.lab.gateway import GUEST, Running
 from tunstack.demo import traffic
 from tunstack.demo.servers import TrafficServer, UdpEchoServer
 from tunstack.demo.traffic import Order, ramp_digest, share
@@ -26,61 +25,6 @@ pytestmark = pytest.mark.netns
 
 MB = 1_000_000
 HOST = "10.0.2.2"
-GUEST = pathlib.Path(__file__).parents[1] / "lab" / "stream_guest.py"
-
-
-class Running:
-    """A `tunstack gateway`; `lines` is what it has said so far."""
-
-    def __init__(self, *options: str, pass_fds: tuple[int, ...] = ()) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tunstack", "gateway", "--host-loopback", HOST, *options],
-            pass_fds=pass_fds,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        self.lines: list[str] = []
-
-    def wait_for(self, words: str) -> None:
-        """Read until a new line has `words`."""
-        assert self.process.stdout is not None
-        line = ""
-        while words not in line:
-            line = self.process.stdout.readline()
-            assert line, (self.lines, self.process.stderr and self.process.stderr.read())
-            self.lines.append(line)
-
-    def end(self, number: int = signal.SIGTERM) -> None:
-        """End it by a signal."""
-        self.process.send_signal(number)
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until it ends by itself, in order and without a complaint."""
-        out, complaints = self.process.communicate(timeout=20)
-        self.lines += out.splitlines(keepends=True)
-        assert (self.process.returncode, complaints) == (0, "")
-
-    def kill(self) -> None:
-        """End what is left of it."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> str:
-    return str(tmp_path / "vm.sock")
-
-
-@pytest.fixture
-def gateway(path: str) -> Iterator[Running]:
-    running = Running("--listen", f"qemu+unix://{path}")
-    running.wait_for("waiting at")
-    yield running
-    running.kill()
 
 
 def guest(path: str, *command: str, options: tuple[str, ...] = ()) -> str:

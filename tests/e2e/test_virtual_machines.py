@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_stream import Running
 from tests.lab import vm
+from tests.lab.gateway import Running
 from tests.lab.vm import Vm
 
 pytestmark = pytest.mark.netns

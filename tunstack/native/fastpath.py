@@ -176,12 +176,6 @@ class Switch:
         codes = [port.error for port in c.ports]
         return [(number, code) for number, code in enumerate(codes) if code]
 
-    @property
-    def forwarded(self) -> int:
-        """Frames that went from port to port."""
-        count: int = self._c.forwarded
-        return count
-
     def take_drops(self) -> tuple[int, int, int]:
         """Frames for which there was no room, that were too long and too short, since the last call."""
         c = self._c

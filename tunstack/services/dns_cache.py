@@ -52,15 +52,9 @@ class _Entry:
 
 
 class DnsCache:
-    """Answers by question. Times in seconds, of any clock that does not go back.
-
-    Attributes:
-        hits, misses: of questions that could have been here.
-    """
+    """Answers by question. Times in seconds, of any clock that does not go back."""
 
     def __init__(self, entries: int, size: int) -> None:
-        self.hits = 0
-        self.misses = 0
         self._most = entries
         self._size = size
         self._used = 0
@@ -86,11 +80,9 @@ class DnsCache:
             return None
         entry = self._entries.get(key)
         if entry is None or entry.expires <= now:
-            self.misses += 1
             if entry is not None:
                 self._forget(key)
             return None
-        self.hits += 1
         self._entries.move_to_end(key)
         body = entry.body
         age = int(now - entry.kept_at)

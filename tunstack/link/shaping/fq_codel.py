@@ -213,7 +213,7 @@ def guest_key(packet: Packet, l2: bool) -> bytes:
 
     Behind a link without MACs there is one guest.
     """
-    return bytes(packet.tobytes()[:12]) if l2 else b""
+    return bytes(packet.head[:12]) if l2 else b""
 
 
 def flow_key(packet: Packet, l2: bool) -> bytes:

@@ -1,17 +1,13 @@
 /* Frames that are messages; fast_stream.h states the theory of operation. */
 #define _GNU_SOURCE
 #include "fast_stream.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #define BURST 64
-
-static uint32_t get_length(const uint8_t *at)
-{
-    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
 
 /* Whether the other end will send no more. */
 static int is_shut(int fd)
@@ -70,7 +66,7 @@ int ts_message_flush(struct ts_stream *stream)
 
         memset(messages, 0, sizeof messages);
         for (; count < BURST && at != stream->out_end; count++) {
-            views[count].iov_len = get_length(stream->out + at);
+            views[count].iov_len = ts_get32(stream->out + at);
             views[count].iov_base = stream->out + at + TS_STREAM_PREFIX;
             messages[count].msg_hdr.msg_iov = views + count;
             messages[count].msg_hdr.msg_iovlen = 1;
@@ -90,7 +86,7 @@ int ts_message_fill(struct ts_stream *stream, const uint8_t *in, uint32_t length
     uint32_t at = 0;
 
     while (length - at >= TS_STREAM_PREFIX && stream->slots < TS_STREAM_MESSAGES) {
-        uint32_t size = get_length(in + at);
+        uint32_t size = ts_get32(in + at);
 
         at += TS_STREAM_PREFIX;
         if (size > length - at || size > TS_STREAM_SLOT)
