@@ -37,6 +37,8 @@ class ConfigFile:
         config = self.config
         options["listen"] = (*config.links, *options["listen"])
         options["publish"] = (*config.publish, *options["publish"])
+        options["route"] = (*config.routes, *options["route"])
+        options["forward"] = (*config.forwards, *options["forward"])
         for name in ("subnet", "mtu", "host_loopback"):
             value = getattr(config.network, name)
             if value is not None and not _is_given(name):

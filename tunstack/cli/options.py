@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import errno
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tunstack.gateway.gateway import Gateway
     from tunstack.link.shaping.scenario import Scenario
     from tunstack.link.shaping.spec import ShapeSpec
+    from tunstack.vsock.routes import ForwardSpec, RouteSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,6 +53,24 @@ _OPTIONS = (
         "--host-loopback",
         metavar="ADDRESS",
         help="An address of the guest's network, maybe the gateway's: the host's 127.0.0.1, or ::1 for IPv6.",
+    ),
+    click.option(
+        "--route",
+        "route",
+        multiple=True,
+        metavar="DESTINATION=TARGET",
+        help="Reach a destination (ADDRESS[/BITS][:PORT[-PORT]]) by a service: 'unix:///PATH', "
+        "'vsock://CID:PORT', 'unix:///PATH?port=N' (hybrid vsock), 'hvsock://VM/SERVICE', 'tcp://IP:PORT'; "
+        "by a proxy: 'socks5://[USER:PASSWORD@]IP:PORT' or 'http://...'; or 'direct'. The first that covers "
+        "it counts. Repeatable.",
+    ),
+    click.option(
+        "--forward",
+        "forward",
+        multiple=True,
+        metavar="LISTENER=TARGET",
+        help="Lead who connects to LISTENER, such as 'vsock://:8080' or 'unix:///PATH', to TARGET: a guest's "
+        "'tcp://IP:PORT', or a service of the host. Repeatable.",
     ),
     click.option("--allow-host", is_flag=True, help="Let the guest connect to the host's own addresses."),
     click.option(
@@ -110,6 +130,8 @@ class Settings:
     dns: list[tuple[bytes, int]]
     hosts: dict[str, bytes]
     pcap: str | None
+    routes: list[RouteSpec]
+    forwards: list[ForwardSpec]
     shape_up: ShapeSpec | None
     shape_down: ShapeSpec | None
     scenario: Scenario | None
@@ -135,6 +157,8 @@ class Settings:
                 dns=[parse_resolver(text) for text in options["dns"]],
                 hosts=dict(hosts),
                 pcap=options["pcap"],
+                routes=_specs("route", options["route"]),
+                forwards=_specs("forward", options["forward"]),
                 shape_up=shape_up,
                 shape_down=shape_down,
                 scenario=_scenario(options["scenario"]),
@@ -161,7 +185,16 @@ class Settings:
 
     @contextlib.asynccontextmanager
     async def serving(self, gateway: Gateway) -> AsyncIterator[None]:
-        """Serve the control socket and follow the scenario, as long as the block; OSError."""
+        """Serve the control socket, follow the scenario, and bridge, as long as the block; OSError."""
+        if self.routes or self.forwards:
+            bridge = gateway.bridge
+            try:
+                for route in self.routes:
+                    bridge.add_route(route)
+                for forward in self.forwards:
+                    bridge.add_forward(forward)
+            except ValueError as error:
+                raise OSError(errno.EINVAL, str(error)) from None
         async with contextlib.AsyncExitStack() as stack:
             if self.control != "none":
                 from tunstack.api.control import control_socket
@@ -182,6 +215,19 @@ class Settings:
 
             level = logging.INFO if self.verbose == 1 else logging.DEBUG
             logging.basicConfig(level=level, format="tunstack: %(message)s")
+
+
+def _specs(option: Literal["route", "forward"], texts: Sequence[str]) -> list[Any]:
+    if not texts:
+        return []
+    from tunstack.vsock import routes
+    from tunstack.vsock.addresses import AddressError
+
+    kind = routes.RouteSpec if option == "route" else routes.ForwardSpec
+    try:
+        return [kind.parse(text) for text in texts]
+    except AddressError as error:
+        raise Failure(f"--{option}: {error}") from None
 
 
 def _scenario(file: str | None) -> Scenario | None:

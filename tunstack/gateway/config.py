@@ -91,9 +91,21 @@ class Config(Part):
 
     links: Annotated[list[str], Meta(description="URLs, as for --listen")] = []
     publish: Annotated[list[str], Meta(description="[HOST_IP:]HOST_PORT:GUEST_PORT[/udp]")] = []
+    routes: Annotated[list[str], Meta(description="DESTINATION=TARGET, as for --route")] = []
+    forwards: Annotated[list[str], Meta(description="LISTENER=TARGET, as for --forward")] = []
     network: NetworkPart = msgspec.field(default_factory=NetworkPart)
     dhcp: DhcpPart = msgspec.field(default_factory=DhcpPart)
     dns: DnsPart = msgspec.field(default_factory=DnsPart)
+
+    def check_bridge(self) -> None:
+        """See that routes and forwards are such; `ConfigError`."""
+        if self.routes or self.forwards:
+            from tunstack.vsock.routes import ForwardSpec, RouteSpec  # late: who has none does not pay for it
+
+            for number, text in enumerate(self.routes):
+                _checked(f"routes[{number}]", RouteSpec.parse, text)
+            for number, text in enumerate(self.forwards):
+                _checked(f"forwards[{number}]", ForwardSpec.parse, text)
 
     def dns_settings(self) -> DnsSettings:
         """What the part about DNS says; `ConfigError`."""
@@ -129,6 +141,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     try:
         config = msgspec.convert(yaml.load(data, _Loader) or {}, Config)
         config.dns_settings()
+        config.check_bridge()
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         place = "" if where is None else f", line {where.line + 1}"

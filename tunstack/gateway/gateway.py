@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import io
 import logging
 import os
@@ -30,6 +31,7 @@ from tunstack.nat.poller import EpollPoller
 from tunstack.stack import Stack
 
 if TYPE_CHECKING:
+    from tunstack.gateway.bridge import Bridge
     from tunstack.gateway.dhcp import DhcpSettings
     from tunstack.gateway.namespace import Attachment
     from tunstack.link.devices.framed import FramedDevice
@@ -216,6 +218,16 @@ class Gateway(VirtualHost):
         """Close `port` and its device; not from within a round."""
         if self._segment is not None:
             self._segment.disconnect(port)
+
+    @functools.cached_property
+    def bridge(self) -> Bridge:
+        """Routes and forwards, which may change."""
+        from tunstack.gateway.bridge import Bridge
+
+        self._check_open()
+        bridge = Bridge(self)
+        self._resources.callback(bridge.close)
+        return bridge
 
     @property
     def has_device(self) -> bool:

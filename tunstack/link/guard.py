@@ -101,7 +101,9 @@ class SourceGuard:
         return None
 
     def is_in_use(self, address: bytes, mac: bytes, now: float) -> bool:
-        """Whether somebody other than `mac` has claimed `address` lately, without a lease."""
+        """Whether the gateway has `address`, or somebody but `mac` has claimed it lately without a lease."""
+        if address in self._own:  # by now; it may not have been when the server began
+            return True
         owner = self._owners.get(address)
         return owner is not None and owner.mac != mac and now - owner.heard_at < AGE
 

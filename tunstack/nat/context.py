@@ -29,6 +29,13 @@ class Expiring(Protocol):
     def on_timeout(self, now: float) -> None: ...
 
 
+class Closing(Protocol):
+    """A socket that is to be closed."""
+
+    def __hash__(self) -> int: ...
+    def close(self) -> None: ...
+
+
 class TcpService(Protocol):
     """Answers TCP on an own address: accepts, resets or discards the request through the stack."""
 
@@ -157,3 +164,5 @@ class Context:
     counters: Counters
     carrier: Carrier | None = None
     """Carries established flows in the common case, where there is somebody who does."""
+    lingering: dict[Closing, None] = dataclasses.field(default_factory=dict)
+    """Sockets that are to be closed later, in order; see `tunstack.nat.linger`."""

@@ -1,4 +1,4 @@
-"""Published TCP ports: listeners of the host that lead to a guest.
+"""Published TCP ports, and other listeners of the host that lead to a guest.
 
 Theory of operation. A client is accepted by the host's kernel; the guest is then connected to from the
 gateway's address, and nothing is read from the client before the guest's SYN-ACK. A refusal or
@@ -65,21 +65,28 @@ def open_listener(publish: Publish) -> socket.socket:
 
 
 class TcpForward:
-    """One published TCP port; the token of its listener.
+    """A listener whose clients are led to a port of a guest; the token of it.
 
     `gateway` is the address that the guest sees as the client's.
     """
 
-    __slots__ = ("_context", "_flows", "_ports", "_sock", "gateway", "publish", "waiting")
+    __slots__ = ("_context", "_flows", "_ports", "_sock", "gateway", "guest", "guest_port", "waiting")
 
     def __init__(
-        self, context: Context, flows: set[TcpFlow], publish: Publish, gateway: bytes, sock: socket.socket
+        self,
+        context: Context,
+        flows: set[TcpFlow],
+        guest: bytes,
+        guest_port: int,
+        gateway: bytes,
+        sock: socket.socket,
     ) -> None:
         self._context = context
         self._flows = flows
         self._ports = ephemeral_ports()
         self._sock = sock
-        self.publish = publish
+        self.guest = guest
+        self.guest_port = guest_port
         self.gateway = gateway
         self.waiting: set[TcpFlow] = set()
         """Clients whose guest has not answered."""
@@ -123,12 +130,12 @@ class TcpForward:
     def _connect(self, client: socket.socket, now: float) -> None:
         context = self._context
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        publish = self.publish
+        if client.family in (socket.AF_INET, socket.AF_INET6):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(ACCEPT_BURST):
             port = next(self._ports)
             try:
-                connection = context.stack.connect(self.gateway, port, publish.guest, publish.guest_port, now)
+                connection = context.stack.connect(self.gateway, port, self.guest, self.guest_port, now)
             except LocalError:
                 continue  # the port is in use
             context.counters.forwarded += 1

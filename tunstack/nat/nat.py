@@ -7,6 +7,7 @@ the host. All timers are in one heap, all descriptors of flows are counted by on
 
 from __future__ import annotations
 
+import socket
 from typing import cast
 
 from tunstack.errors import DropCounters, DropReason
@@ -23,6 +24,7 @@ from tunstack.nat.forward_udp import UdpForward
 from tunstack.nat.host_addresses import HostAddresses
 from tunstack.nat.policy import Policy
 from tunstack.nat.poller import Poller
+from tunstack.nat.relay import HostForward
 from tunstack.nat.tcp import TcpNat
 from tunstack.nat.udp import UdpNat
 from tunstack.stack import Event, Stack
@@ -75,7 +77,7 @@ class Nat:
         self.tcp = TcpNat(self._context, dialer or DirectDialer(poller))
         self.udp = UdpNat(self._context, services=self.services, endpoint_filtering=config.endpoint_filtering)
         self.echo = echo.EchoNat(self._context, echo_mode)
-        self.forwards: list[TcpForward | UdpForward] = []
+        self.forwards: list[TcpForward | UdpForward | HostForward] = []
         if self.echo.mode == "none":
             self.notices.append(echo.NOTICE)
         try:
@@ -99,13 +101,29 @@ class Nat:
         """Open a published port. Raises `OSError` if it cannot be listened on."""
         gateway = next(a for a in self._config.gateway if len(a) == len(publish.guest))
         sock = open_listener(publish)
-        forward: TcpForward | UdpForward
         if publish.protocol == TCP:
-            forward = TcpForward(self._context, self.tcp.flows, publish, gateway, sock)
-        else:
-            forward = UdpForward(self._context, self.services, publish, gateway, sock)
+            return self.forward(sock, publish.guest, publish.guest_port)
+        forward = UdpForward(self._context, self.services, publish, gateway, sock)
         self.forwards.append(forward)
         return forward
+
+    def forward(self, sock: socket.socket, guest: bytes, guest_port: int) -> TcpForward:
+        """Lead the clients of `sock`, a listener that belongs to the NAT from now on, to a guest."""
+        gateway = next(a for a in self._config.gateway if len(a) == len(guest))
+        forward = TcpForward(self._context, self.tcp.flows, guest, guest_port, gateway, sock)
+        self.forwards.append(forward)
+        return forward
+
+    def forward_to_host(self, sock: socket.socket, dialer: Dialer) -> HostForward:
+        """Lead the clients of `sock`, which belongs to the NAT from now on, where `dialer` leads."""
+        forward = HostForward(self._context, sock, dialer)
+        self.forwards.append(forward)
+        return forward
+
+    def stop_forward(self, forward: TcpForward | UdpForward | HostForward) -> None:
+        """Close its listener; flows to guests go on."""
+        self.forwards.remove(forward)
+        forward.close()
 
     def set_carrier(self, carrier: Carrier | None) -> None:
         """From now on `carrier` is asked to carry established flows."""
@@ -152,4 +170,6 @@ class Nat:
         self.tcp.close()
         self.udp.close()
         self.echo.close()
+        for closing in list(self._context.lingering):
+            closing.close()
         self._host_addresses.close()

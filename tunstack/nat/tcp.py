@@ -1,7 +1,8 @@
 """TCP from the guest: dial first, answer later.
 
-Theory of operation. A SYN arrives as a request that nobody has answered. Policy decides; then the
-destination is dialled, and the guest is told what became of it:
+Theory of operation. A SYN arrives as a request that nobody has answered. A route to a service leads there;
+for the rest policy decides. Then the destination is dialled, by a proxy if a route says so, and the guest
+is told what became of it:
 
 ===============================  ==========================================
 connected                        SYN-ACK; a `TcpFlow` joins the two
@@ -26,6 +27,7 @@ from tunstack.ip.header import TCP
 from tunstack.ip.icmp import IcmpErrorKind
 from tunstack.nat.context import Context
 from tunstack.nat.dialer import Dial, Dialer, Outcome, Refusal, reset_and_close
+from tunstack.nat.routes import Routes
 from tunstack.nat.tcp_flow import TcpFlow
 from tunstack.tcp.listener import TcpRequest
 
@@ -38,9 +40,14 @@ _ANSWERS = {
 
 
 class TcpNat:
-    """Admits the guest's connections. `flows` holds those that are joined."""
+    """Admits the guest's connections.
 
-    __slots__ = ("_context", "_dialer", "_guests", "_pending", "flows")
+    Attributes:
+        flows: those that are joined.
+        routes: destinations that are dialled in another way.
+    """
+
+    __slots__ = ("_context", "_dialer", "_guests", "_pending", "flows", "routes")
 
     def __init__(self, context: Context, dialer: Dialer) -> None:
         self._context = context
@@ -48,6 +55,7 @@ class TcpNat:
         self._pending: dict[TcpRequest, _Pending] = {}
         self._guests: dict[bytes, dict[_Pending, None]] = {}
         self.flows: set[TcpFlow] = set()
+        self.routes = Routes()
 
     @property
     def pending(self) -> int:
@@ -60,14 +68,22 @@ class TcpNat:
             self._cancel(request)
             return
         context = self._context
-        verdict = context.policy.decide(TCP, request.src, request.dst, request.dst_port)
-        if not verdict.allow:
-            context.drops.add(DropReason.POLICY)
-            if verdict.kind is None:
-                context.stack.reset(request, now)
-            else:
-                context.stack.unreachable(request, verdict.kind, now)
-            return
+        dialer, destination = self._dialer, request.dst
+        route = self.routes.find(request.dst, request.dst_port)
+        if route is not None and route.is_end and route.dialer is not None:
+            dialer = route.dialer
+        else:
+            verdict = context.policy.decide(TCP, request.src, request.dst, request.dst_port)
+            if not verdict.allow:
+                context.drops.add(DropReason.POLICY)
+                if verdict.kind is None:
+                    context.stack.reset(request, now)
+                else:
+                    context.stack.unreachable(request, verdict.kind, now)
+                return
+            destination = verdict.destination
+            if route is not None and route.dialer is not None and destination == request.dst:
+                dialer = route.dialer
         self._make_room(request.src)
         if not context.budget.take():
             context.drops.add(DropReason.FLOW_LIMIT)
@@ -75,7 +91,7 @@ class TcpNat:
             return
         context.counters.tcp_dials += 1
         pending = _Pending(self, request)
-        dial = self._dialer.dial(verdict.destination, request.dst_port, now, pending.done)
+        dial = dialer.dial(destination, request.dst_port, now, pending.done)
         if pending.open:
             pending.dial = dial
             self._pending[request] = pending

@@ -29,6 +29,7 @@ from typing import Any
 from tunstack.errors import DropReason
 from tunstack.nat.context import Context
 from tunstack.nat.dialer import reset_and_close
+from tunstack.nat.linger import close_gently
 from tunstack.nat.poller import EPOLLIN, EPOLLOUT, ERROR, READ, WRITE
 from tunstack.tcp.connection import Connection
 
@@ -389,7 +390,7 @@ class TcpFlow:
         if reset:
             reset_and_close(sock)
         else:
-            sock.close()
+            close_gently(self._context, sock)
         self._context.budget.give()
 
     def _end(self, *, reset: bool) -> None:
