@@ -102,7 +102,7 @@ def _links(urls: Sequence[str]) -> list[Link]:
         links = [Link.parse(url) for url in urls]
     except LinkError as error:
         raise Failure(f"--listen: {error}") from None
-    if sum(link.kind == "stdio" for link in links) > 1:
+    if sum(link.protocol == "stdio" for link in links) > 1:
         raise Failure("--listen: standard input and output can be one link alone")
     return links
 
@@ -144,7 +144,7 @@ async def _serve(
     failure: Failure | None = None
     plan = settings.plan
     # Standard output belongs to the machine, if that is where one is.
-    tell = functools.partial(click.echo, err=any(link.kind == "stdio" for link in links))
+    tell = functools.partial(click.echo, err=any(link.protocol == "stdio" for link in links))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)

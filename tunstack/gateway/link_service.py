@@ -47,11 +47,11 @@ class LinkService:
         """Let virtual machines come and go, until cancelled; with `once` until the first has gone.
 
         Raises:
-            LinkError: somebody else listens there, or the descriptor is no socket for a link.
-            OSError: the socket cannot be made.
+            LinkError: the descriptor is no socket for a link.
+            OSError: somebody else listens there, or the socket cannot be made.
         """
         link = self._link
-        if link.kind == "stdio":
+        if link.protocol == "stdio":
             from tunstack.gateway.stdio import standard_streams
 
             async with standard_streams() as sock:
@@ -63,7 +63,7 @@ class LinkService:
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     self._tell(f"waiting at {link.url}")
                     await self._listen(sock)
-                elif link.kind == "fd":
+                elif isinstance(link.address, int):
                     await self._serve(self._device(sock.dup()))
                 else:
                     self._tell(f"waiting at {link.url}")

@@ -1,23 +1,19 @@
-"""The sockets of links: bound, listening, dialled or inherited.
-
-A socket file that nobody listens at any more is replaced; it is removed in the end.
-"""
+"""The sockets of links: bound, listening, dialled or inherited."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import socket
-import stat
 from collections.abc import Iterator
 
 import trio
 
 from tunstack.gateway.links import Link, LinkError
+from tunstack.vsock import sockets
+from tunstack.vsock.addresses import UnixAddress
 
-BACKLOG = 16
 KEEPALIVE = (30, 10, 3)
 """Seconds of silence, seconds between probes, and probes, until a TCP link counts as dead."""
 
@@ -42,16 +38,17 @@ def set_up(client: socket.socket) -> None:
 
 async def dial(link: Link) -> socket.socket:
     """A socket that is connected to who listens at `link`. OSError."""
-    if isinstance(link.address, tuple):
-        stream = await trio.open_tcp_stream(*link.address)
-        return socket.socket(fileno=stream.socket.detach())
+    address = link.address
+    assert address is not None and not isinstance(address, int)
+    if not isinstance(address, UnixAddress):
+        return await sockets.connect(address)
     client = trio.socket.socket(socket.AF_UNIX, socket_type(link))
     try:
-        await client.connect(link.address)
+        await client.connect(address.path)
     except BaseException:
         client.close()
         raise
-    return socket.socket(fileno=client.detach())
+    return sockets.detached(client)
 
 
 @contextlib.contextmanager
@@ -59,18 +56,18 @@ def bound(link: Link) -> Iterator[socket.socket]:
     """The socket at the address of `link`, or an inherited one; it listens if it can. Non-blocking.
 
     Raises:
-        LinkError: somebody else is there, or the descriptor is no socket for a link.
-        OSError: it cannot be made.
+        LinkError: the descriptor is no socket for a link.
+        OSError: somebody else is there, or it cannot be made.
     """
+    address = link.address
+    assert address is not None
     with contextlib.ExitStack() as stack:
-        if isinstance(link.address, int):
-            sock = stack.enter_context(_inherited(link, link.address))
-        elif isinstance(link.address, tuple):
-            family = socket.AF_INET6 if ":" in link.address[0] else socket.AF_INET
-            sock = stack.enter_context(socket.create_server(link.address, backlog=BACKLOG, family=family))
+        if isinstance(address, int):
+            sock = stack.enter_context(_inherited(link, address))
+        elif isinstance(address, UnixAddress):
+            sock = stack.enter_context(sockets.bind_path(address.path, socket_type(link)))
         else:
-            sock = stack.enter_context(_bind(link, link.address))
-            stack.callback(_remove, link.address, os.stat(link.address).st_ino)
+            sock = stack.enter_context(sockets.listening(address))
         sock.setblocking(False)
         yield sock
 
@@ -92,46 +89,3 @@ def _inherited(link: Link, fd: int) -> socket.socket:
         sock.detach()
         raise LinkError(f"'{link.url}' is no socket that can carry frames")
     return sock
-
-
-def _bind(link: Link, path: str) -> socket.socket:
-    """A socket at `path`, for this user alone; one that nobody is at any more is replaced."""
-    kind = socket_type(link)
-    _remove_stale(link, path, kind)
-    sock = socket.socket(socket.AF_UNIX, kind)
-    mask = os.umask(0o177)
-    try:
-        sock.bind(path)
-        if kind != socket.SOCK_DGRAM:
-            sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        os.umask(mask)
-    return sock
-
-
-def _remove_stale(link: Link, path: str, kind: socket.SocketKind) -> None:
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if not is_socket:
-        raise LinkError(f"'{link.url}': there is a file that is no socket")
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)
-        code = probe.connect_ex(path)
-    if code == errno.ECONNREFUSED:
-        os.unlink(path)
-    elif code in (0, errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE, errno.EPERM):
-        raise LinkError(f"'{link.url}': somebody listens there already")
-    elif code != errno.ENOENT:
-        raise OSError(code, os.strerror(code), path)
-
-
-def _remove(path: str, inode: int) -> None:
-    """Remove our socket file, if it is still ours."""
-    with contextlib.suppress(OSError):
-        if os.stat(path).st_ino == inode:
-            os.unlink(path)

@@ -7,6 +7,9 @@
     bess:///PATH           UNIX SOCK_SEQPACKET, as User Mode Linux has it
     vpnkit:///PATH         a UNIX socket with vpnkit's handshake, as hyperkit has it
     stdio:                 standard input and output, framed as by vpnkit
+    unix:///PATH           agents, which ask for their link by HTTP (`tunstack.vsock.upgrade`); in the same way
+                           tcp://HOST:PORT, vsock://CID:PORT, hvsock://VM/SERVICE, and unix:///PATH?port=N,
+                           where a monitor with hybrid vsock connects
 
 Words behind a `?`: connect=yes dials where else would be listened; isolated=yes keeps the machines of
 isolated links from each other; guard=no believes what the machines say of their addresses;
@@ -16,14 +19,14 @@ trust-checksums=yes what they say of checksums.
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-Protocol = Literal["qemu", "dgram", "vfkit", "bess", "vpnkit", "stdio"]
-Kind = Literal["unix", "tcp", "fd", "stdio"]
+from tunstack.vsock.addresses import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
-_SCHEMES: dict[str, tuple[Protocol, Kind]] = {
+Protocol = Literal["qemu", "dgram", "vfkit", "bess", "vpnkit", "stdio", "agent"]
+
+_SCHEMES: dict[str, tuple[Protocol, str]] = {
     "qemu+unix": ("qemu", "unix"),
     "qemu+tcp": ("qemu", "tcp"),
     "qemu+fd": ("qemu", "fd"),
@@ -32,10 +35,14 @@ _SCHEMES: dict[str, tuple[Protocol, Kind]] = {
     "bess": ("bess", "unix"),
     "vpnkit": ("vpnkit", "unix"),
     "stdio": ("stdio", "stdio"),
+    "unix": ("agent", "unix"),
+    "tcp": ("agent", "tcp"),
+    "vsock": ("agent", "vsock"),
+    "hvsock": ("agent", "hvsock"),
 }
+"""How frames are carried, and the scheme of the address."""
 _SWITCHES = ("connect", "isolated", "guard", "trust-checksums")
 _CAN_DIAL = ("qemu+unix", "qemu+tcp", "bess")
-_PATH_BYTES = 107
 
 
 class LinkError(ValueError):
@@ -49,8 +56,7 @@ class Link:
     Attributes:
         url: the URL.
         protocol: how frames are carried.
-        kind: over what.
-        address: a path, a host and port, or a descriptor.
+        address: where; a descriptor, or None for standard input and output.
         connect: dial it.
         peer: the path of the other end of a datagram socket, if it is known.
         is_isolated, is_guarded: of the switch's ports; see `Gateway.connect`.
@@ -59,8 +65,7 @@ class Link:
 
     url: str
     protocol: Protocol
-    kind: Kind
-    address: str | tuple[str, int] | int = ""
+    address: Address | int | None = None
     connect: bool = False
     peer: str | None = None
     is_isolated: bool = False
@@ -76,11 +81,12 @@ class Link:
             raise LinkError(f"'{url}' is no URL: {error}") from None
         if parts.scheme not in _SCHEMES:
             raise LinkError(f"'{url}' is no link: it begins with one of {', '.join(_SCHEMES)}")
-        protocol, kind = _SCHEMES[parts.scheme]
+        protocol, scheme = _SCHEMES[parts.scheme]
         words = dict(parse_qsl(parts.query, keep_blank_values=True))
         peer = words.pop("peer", None)
         if peer is not None and protocol != "dgram":
             raise LinkError(f"'{url}': only dgram: has a peer")
+        port = words.pop("port", None) if parts.scheme == "unix" else None
         switches = {name: _switch(url, name, words.pop(name, None)) for name in _SWITCHES}
         if words or parts.fragment:
             raise LinkError(
@@ -91,8 +97,7 @@ class Link:
         return cls(
             url=url,
             protocol=protocol,
-            kind=kind,
-            address=_address(url, kind, parts.netloc, parts.path),
+            address=_address(url, scheme, parts.netloc, parts.path, port),
             connect=bool(switches["connect"]),
             peer=None if peer is None else _path(url, peer),
             is_isolated=bool(switches["isolated"]),
@@ -107,34 +112,26 @@ def _switch(url: str, name: str, value: str | None) -> bool | None:
     return None if value is None else value == "yes"
 
 
-def _address(url: str, kind: Kind, netloc: str, path: str) -> str | tuple[str, int] | int:
-    if kind == "unix":
-        if netloc:
-            raise LinkError(f"'{url}' has no absolute path, as in {url.partition(':')[0]}:///run/vm.sock")
-        return _path(url, unquote(path))
-    if path not in ("", "/"):
-        raise LinkError(f"'{url}': nothing may stand behind the address")
-    if kind == "stdio":
-        if netloc:
+def _address(url: str, scheme: str, netloc: str, path: str, port: str | None) -> Address | int | None:
+    if scheme == "stdio":
+        if netloc or path not in ("", "/"):
             raise LinkError(f"'{url}': nothing may stand behind stdio:")
-        return ""
-    if kind == "fd":
-        if not (netloc.isascii() and netloc.isdecimal()):
+        return None
+    if scheme == "fd":
+        if not (netloc.isascii() and netloc.isdecimal()) or path not in ("", "/"):
             raise LinkError(f"'{url}' is not the number of a descriptor, as in qemu+fd://3")
         return int(netloc)
     try:
-        parts = urlsplit(f"//{netloc}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or not port:
+        address = parse_address(f"{scheme}://{netloc}{path}" + ("" if port is None else f"?port={port}"))
+    except AddressError as error:
+        raise LinkError(f"'{url}': {error.reason}") from None
+    if isinstance(address, TcpAddress) and not address.port:
         raise LinkError(f"'{url}' has no host and port, as in qemu+tcp://127.0.0.1:5555")
-    return host, port
+    return address
 
 
 def _path(url: str, path: str) -> str:
-    if not path.startswith("/") or path == "/" or "\0" in path:
-        raise LinkError(f"'{url}' has no absolute path, as in {url.partition(':')[0]}:///run/vm.sock")
-    if len(os.fsencode(path)) > _PATH_BYTES:
-        raise LinkError(f"'{url}': the path of a socket has at most {_PATH_BYTES} bytes")
-    return path
+    try:
+        return UnixAddress(path).path
+    except AddressError as error:
+        raise LinkError(f"'{url}': {error.reason}") from None

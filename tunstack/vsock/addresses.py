@@ -47,7 +47,15 @@ _SAFE = "/:@!$&'()*+,;=~"
 
 
 class AddressError(ValueError):
-    """The text is no address; the message is one sentence."""
+    """The text is no address; the message is one sentence.
+
+    Attributes:
+        reason: the sentence without the text.
+    """
+
+    def __init__(self, reason: str, text: str | None = None) -> None:
+        super().__init__(reason if text is None else f"'{text}' is no address: {reason}")
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,8 +170,10 @@ def parse_address(text: str) -> Address:
         if parts.fragment or (parts.query and parts.scheme != "unix"):
             raise AddressError("nothing may stand behind the address")
         return parse(parts.netloc, parts.path, parts.query)
+    except AddressError as error:
+        raise AddressError(error.reason, text) from None
     except ValueError as error:
-        raise AddressError(f"'{text}' is no address: {error}") from None
+        raise AddressError(str(error), text) from None
 
 
 def _vsock(netloc: str, path: str, query: str) -> Address:
