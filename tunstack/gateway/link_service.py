@@ -18,15 +18,21 @@ from tunstack.errors import LocalError
 from tunstack.gateway import link_sockets
 from tunstack.gateway.gateway import Gateway
 from tunstack.gateway.links import Link, LinkError
-from tunstack.link.devices.base import DeviceClosed
+from tunstack.limits import MAX_FRAME
+from tunstack.link.devices.base import DeviceClosed, Offloads
 from tunstack.link.devices.datagram import DatagramDevice
 from tunstack.link.devices.framed import FramedDevice
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.framings import HYPERKIT, QEMU
+from tunstack.vsock.handshakes import Refused
+from tunstack.vsock.sockets import shake_hands
+from tunstack.vsock.upgrade import ALL_OFFLOADS, Terms, accept, can_have_headers
 
 RETRY = 1.0
 """Seconds between attempts to dial a link that nobody answers, and looks at a datagram socket's peer."""
 HANDSHAKE_TIMEOUT = 10.0
+MOST_STRANGERS = 32
+"""Clients of one link whose handshake is not over; more wait to be accepted."""
 _GREETING = b"VFKT"
 
 Tell = Callable[[str], object]
@@ -52,7 +58,7 @@ class LinkService:
         """
         link = self._link
         if link.protocol == "stdio":
-            from tunstack.gateway.stdio import standard_streams
+            from tunstack.vsock.stdio import standard_streams
 
             async with standard_streams() as sock:
                 await self._serve(StreamDevice(sock, **self._options(), framing=HYPERKIT))
@@ -116,21 +122,36 @@ class LinkService:
                 return gone.set()
 
     async def _listen(self, sock: socket.socket) -> None:
+        strangers = trio.Semaphore(MOST_STRANGERS)
         async with trio.open_nursery() as nursery:
 
             async def serve(client: socket.socket) -> None:
-                if self._link.protocol == "vpnkit" and not await self._shake_hands(client):
+                client.setblocking(False)
+                try:
+                    device = await self._welcome(client)
+                finally:
+                    strangers.release()
+                if device is None:
                     client.close()
                     return
-                await self._serve(self._device(client))
+                await self._serve(device)
                 if self._once:
                     nursery.cancel_scope.cancel()
 
             while True:
-                await trio.lowlevel.wait_readable(sock)
-                with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
-                    client, _ = sock.accept()
-                    nursery.start_soon(serve, client)
+                await strangers.acquire()
+                nursery.start_soon(serve, await self._accept(sock))
+
+    async def _accept(self, sock: socket.socket) -> socket.socket:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                return sock.accept()[0]
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as error:  # there are no descriptors; somebody may go
+                self._tell(f"nobody can be accepted at {self._link.url}: {error.strerror}")
+                await trio.sleep(RETRY)
 
     async def _dial(self) -> None:
         is_told = False
@@ -180,34 +201,36 @@ class LinkService:
             if address:
                 return str(address)
 
-    async def _shake_hands(self, client: socket.socket) -> bool:
-        """vpnkit's handshake; False if there was none."""
-        from tunstack.gateway import vpnkit
-
-        client.setblocking(False)
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(client.dup()))
+    async def _welcome(self, client: socket.socket) -> FramedDevice | None:
+        """The device of who has connected, after the handshake that the protocol has; None: there was none."""
+        protocol = self._link.protocol
+        if protocol not in ("vpnkit", "agent"):
+            return self._device(client)
         reason = f"there was no handshake within {HANDSHAKE_TIMEOUT:g} s"
-        async with stream:
-            with trio.move_on_after(HANDSHAKE_TIMEOUT):
-                try:
-                    await stream.send_all(vpnkit.check_hello(await _read(stream, vpnkit.HELLO.sizeof())))
-                    command = await _read(stream, vpnkit.COMMAND.sizeof())
-                    await stream.send_all(vpnkit.answer_command(command, self._gateway.plan.mtu))
-                    return True
-                except (vpnkit.HandshakeError, trio.BrokenResourceError) as error:
-                    reason = str(error)
+        with trio.move_on_after(HANDSHAKE_TIMEOUT):
+            try:
+                if protocol == "agent":
+                    return await self._welcome_agent(client)
+                from tunstack.gateway.vpnkit import serve
+
+                await shake_hands(client, serve(self._gateway.plan.mtu))
+                return self._device(client)
+            except (Refused, OSError) as error:
+                reason = str(error)
         self._tell(f"somebody was turned away at {self._link.url}: {reason}")
-        return False
+        return None
 
-
-async def _read(stream: trio.SocketStream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = await stream.receive_some(size - len(data))
-        if not part:
-            raise trio.BrokenResourceError("it went without a handshake")
-        data += part
-    return data
+    async def _welcome_agent(self, client: socket.socket) -> FramedDevice:
+        gateway = self._gateway
+        link_sockets.set_up(client)
+        mine = Terms(gateway.plan.mtu, ALL_OFFLOADS if can_have_headers() else frozenset())
+        refusal = None if gateway.switch.has_free_port else "there are as many machines as there can be"
+        agreed = await shake_hands(client, accept(mine, refusal))
+        if agreed is None:
+            return StreamDevice(client, **self._options(), framing=HYPERKIT)
+        able = {name: name in agreed.offloads for name in ALL_OFFLOADS}
+        offloads = Offloads(l2=True, mtu=agreed.mtu, max_frame=MAX_FRAME, **able)
+        return StreamDevice(client, **self._options(), framing=QEMU, offloads=offloads)
 
 
 class LinkServices:

@@ -7,7 +7,7 @@
     bess:///PATH           UNIX SOCK_SEQPACKET, as User Mode Linux has it
     vpnkit:///PATH         a UNIX socket with vpnkit's handshake, as hyperkit has it
     stdio:                 standard input and output, framed as by vpnkit
-    unix:///PATH           agents, which ask for their link by HTTP (`tunstack.vsock.upgrade`); in the same way
+    unix:///PATH           agents, which ask for their link by HTTP (`tunstack.vsock.upgrade`); so do those at
                            tcp://HOST:PORT, vsock://CID:PORT, hvsock://VM/SERVICE, and unix:///PATH?port=N,
                            where a monitor with hybrid vsock connects
 

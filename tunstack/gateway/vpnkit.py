@@ -12,6 +12,9 @@ from typing import Any
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 from construct.core import ConstructError
 
+from tunstack.nat.dialer import Refusal
+from tunstack.vsock.handshakes import Handshake, Refused
+
 HELLO = Struct("magic" / Const(b"VMN3T"), "version" / Int32ul, "commit" / Bytes(40))
 COMMAND = Struct("command" / Const(1, Int8ul), "uuid" / Bytes(36), "spare" / Bytes(4))
 ANSWER = Struct(
@@ -24,24 +27,14 @@ ANSWER = Struct(
 _ETHERNET = 14
 
 
-class HandshakeError(ValueError):
-    """The other end does not speak the protocol; the message is one sentence."""
-
-
-def check_hello(data: bytes) -> bytes:
-    """What to answer to a client's first `HELLO.sizeof()` bytes."""
-    _parse(HELLO, data, "it does not say hello as vpnkit's clients do")
-    return data
-
-
-def answer_command(data: bytes, mtu: int) -> bytes:
-    """What to answer to the `COMMAND.sizeof()` bytes that follow. `mtu`: of IP packets, bytes."""
-    command = _parse(COMMAND, data, "it asks for something else than an interface")
+def serve(mtu: int) -> Handshake:
+    """The server's side of the handshake. `mtu`: of IP packets, bytes."""
+    hello = yield HELLO.sizeof()
+    _parse(HELLO, hello, "it does not say hello as vpnkit's clients do")
+    yield hello
+    command = _parse(COMMAND, (yield COMMAND.sizeof()), "it asks for something else than an interface")
     largest = min(mtu + _ETHERNET, 0xFFFF)
-    answer: bytes = ANSWER.build(
-        {"mtu": largest - _ETHERNET, "largest": largest, "mac": mac_of(command.uuid)}
-    )
-    return answer
+    yield ANSWER.build({"mtu": largest - _ETHERNET, "largest": largest, "mac": mac_of(command.uuid)})
 
 
 def mac_of(uuid: bytes) -> bytes:
@@ -54,4 +47,4 @@ def _parse(form: Struct, data: bytes, complaint: str) -> Any:
     try:
         return form.parse(data)
     except ConstructError:
-        raise HandshakeError(complaint) from None
+        raise Refused(Refusal.UNREACHABLE, complaint) from None

@@ -78,6 +78,11 @@ class Switch:
         """The numbers of the ports that are open."""
         return tuple(self._ports)
 
+    @property
+    def has_free_port(self) -> bool:
+        """Whether `open_port` has one."""
+        return len(self._ports) < self._limits.ports
+
     def open_port(self, *, is_isolated: bool = False, is_guarded: bool = True) -> int:
         """A new port's number, the lowest that is free. `LocalError` if there are too many."""
         if len(self._ports) >= self._limits.ports:

@@ -17,6 +17,34 @@ _BATCH = 64
 """Packets from the line that the device is asked to take at once."""
 
 
+def fitting(packets: Sequence[Packet], offloads: Offloads) -> list[Packet]:
+    """`packets` as a device with these offloads takes them: trains cut, checksums complete, if need be."""
+    kinds = _kinds(offloads)
+    fit: list[Packet] = []
+    for packet in packets:
+        if packet.gso_size and not (packet.gso_type in kinds and offloads.checksum):
+            fit.extend(map(Packet, native.segment(packet, offloads.l2)))
+        elif packet.checksum == _PARTIAL and not offloads.checksum:
+            fit.append(native.complete_checksum(packet))
+        else:
+            fit.append(packet)
+    return fit
+
+
+def _kinds(offloads: Offloads) -> frozenset[int]:
+    """The types of packets that need not be cut."""
+    able = {
+        0: True,
+        GsoType.TCPV4: offloads.tso4,
+        GsoType.TCPV6: offloads.tso6,
+        GsoType.UDP_L4: offloads.uso,
+    }
+    return frozenset(int(kind) for kind in able if able[kind])
+
+
+_ALL_KINDS = 4
+
+
 class TransmitQueue:
     """Packets on their way into `device`; nothing is reordered, every loss is counted.
 
@@ -143,14 +171,8 @@ class TransmitQueue:
     def _look_at(self, offloads: Offloads) -> None:
         self._offloads = offloads
         self._checksum = offloads.checksum
-        kinds = {
-            0: True,
-            GsoType.TCPV4: offloads.tso4,
-            GsoType.TCPV6: offloads.tso6,
-            GsoType.UDP_L4: offloads.uso,
-        }
-        self._kinds = frozenset(int(kind) for kind, able in kinds.items() if able)
-        self._complete = self._checksum and len(self._kinds) == len(kinds)
+        self._kinds = _kinds(offloads)
+        self._complete = self._checksum and len(self._kinds) == _ALL_KINDS
 
     def _takes(self, packet: Packet) -> bool:
         """Whether the device's offloads cover `packet`."""

@@ -49,10 +49,14 @@ class Stream:
 
     __slots__ = ("_c", "_owner")
 
-    def __init__(self, owner: FastPath, c: Any, *, is_trusted: bool) -> None:
+    def __init__(self, owner: FastPath, c: Any, *, is_trusted: bool, trains: int | None) -> None:
+        """`trains`: there is a header in front of each frame, which may leave these to the other end."""
         self._owner = owner  # whose memory it is
         self._c = c
         c.is_trusted = is_trusted
+        if trains is not None:
+            c.has_header = 1
+            c.trains = trains
 
     def put(self, packet: bytes) -> bool:
         """Take `packet`, virtio-net header first, cut and completed as that says; False: refused for now.
@@ -103,12 +107,12 @@ class Stream:
         c = self._c
         return bool(c.out_start == c.out_end)
 
-    def take_drops(self) -> tuple[int, int]:
-        """How many frames were too long, and too short, since the last call."""
+    def take_drops(self) -> tuple[int, int, int]:
+        """How many frames were too long or too short, or had a header that cannot be, since the last call."""
         c = self._c
-        counts = c.too_long, c.too_short
+        counts = c.too_long, c.too_short, c.bad_header
         if any(counts):
-            c.too_long = c.too_short = 0
+            c.too_long = c.too_short = c.bad_header = 0
         return counts
 
 
@@ -123,11 +127,13 @@ class PortOpener:
         self._number = number
         self._limit = limit
 
-    def open_stream(self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool) -> Stream:
+    def open_stream(
+        self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool, trains: int | None = None
+    ) -> Stream:
         """See `FastPath.open_stream`."""
         owner = self._switch.owner
         c = lib.ts_switch_connect(owner.c, self._number, fd, prefix, little, most, self._limit)
-        return Stream(owner, _or_error(c), is_trusted=is_trusted)
+        return Stream(owner, _or_error(c), is_trusted=is_trusted, trains=trains)
 
 
 class Switch:
@@ -176,13 +182,13 @@ class Switch:
         codes = [port.error for port in c.ports]
         return [(number, code) for number, code in enumerate(codes) if code]
 
-    def take_drops(self) -> tuple[int, int, int]:
-        """Frames for which there was no room, that were too long and too short, since the last call."""
+    def take_drops(self) -> tuple[int, int, int, int]:
+        """Frames for which there was no room, and as `Stream.take_drops`, since the last call."""
         c = self._c
         lib.ts_switch_count(self.owner.c)
-        counts = c.full, c.too_long, c.too_short
+        counts = c.full, c.too_long, c.too_short, c.bad_header
         if any(counts):
-            c.full = c.too_long = c.too_short = 0
+            c.full = c.too_long = c.too_short = c.bad_header = 0
         return counts
 
 
@@ -240,14 +246,17 @@ class FastPath:
         self.c.l2 = mac is not None
         self.c.mac = mac or bytes(6)
 
-    def open_stream(self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool) -> Stream:
+    def open_stream(
+        self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool, trains: int | None = None
+    ) -> Stream:
         """Let the device be the socket `fd`, whose frames stand behind lengths of `prefix` bytes.
 
         Without a prefix it keeps messages apart, which are frames. `most`: bytes of the largest frame to
-        send; `is_trusted`: checksums are right. MemoryError.
+        send; `is_trusted`: checksums are right. `trains`: a virtio-net header stands in front of each frame,
+        and may leave these bits of TS_STREAM_* to the other end. MemoryError.
         """
         c = _or_error(lib.ts_stream_open(self.c, fd, prefix, little, most))
-        return Stream(self, c, is_trusted=is_trusted)
+        return Stream(self, c, is_trusted=is_trusted, trains=trains)
 
     def open_switch(self, epoll_fd: int) -> Switch:
         """Let the device be a switch, the descriptors of whose ports are behind `epoll_fd`. MemoryError."""

@@ -17,6 +17,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Generator
+from typing import Any
 
 from tunstack.nat.dialer import Refusal
 
@@ -37,7 +38,7 @@ class Until:
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 Wish = bytes | int | Until
-Handshake = Generator[Wish, bytes, None]
+Handshake = Generator[Wish, bytes, Any]
 """Yields wishes; is sent the bytes of the last one, or none for bytes that were to be sent."""
 
 
@@ -66,6 +67,7 @@ class Conversation:
     Attributes:
         sending: bytes that are to be sent before anything is read.
         is_over: the stream is the caller's.
+        result: what the handshake has returned then.
     """
 
     def __init__(self, handshake: Handshake) -> None:
@@ -74,6 +76,7 @@ class Conversation:
         self._data = b""
         self.sending = b""
         self.is_over = False
+        self.result: Any = None
         self._go_on(None)
 
     def advance(self, sock: socket.socket) -> bool:
@@ -119,8 +122,9 @@ class Conversation:
     def _go_on(self, data: bytes | None) -> None:
         try:
             self._wish = next(self._handshake) if data is None else self._handshake.send(data)
-        except StopIteration:
+        except StopIteration as end:
             self.is_over = True
+            self.result = end.value
             return
         if isinstance(self._wish, bytes):
             self.sending = self._wish

@@ -20,6 +20,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import trio
 
@@ -163,8 +164,8 @@ def detached(sock: trio.socket.SocketType) -> socket.socket:
     return plain
 
 
-async def shake_hands(sock: socket.socket, handshake: Handshake) -> None:
-    """Do what `handshake` wants on a non-blocking socket, and read no byte more.
+async def shake_hands(sock: socket.socket, handshake: Handshake) -> Any:
+    """Do what `handshake` wants on a non-blocking socket, and read no byte more; what it returns.
 
     Raises:
         Refused: the other end has refused, or is no such thing.
@@ -176,6 +177,7 @@ async def shake_hands(sock: socket.socket, handshake: Handshake) -> None:
             await trio.lowlevel.wait_writable(sock)
         else:
             await trio.lowlevel.wait_readable(sock)
+    return conversation.result
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
-"""What devices have in common whose socket carries bare frames: no offloads, unless the socket is lent.
+"""What devices have in common whose socket carries frames: no offloads, unless the socket is lent.
 
-There is nothing that tells of offloads: frames come and go as they are on a wire, with complete checksums.
+Bare frames have nothing that tells of offloads: they come and go as they are on a wire, with complete
+checksums. Where both ends have agreed on it (`tunstack.vsock.upgrade`) a virtio-net header stands in front
+of each, and there are the offloads that they have agreed on.
+
 Frames larger than the MTU are accepted, as some senders make them, and checksums that somebody else was to
 complete (UNTOLD), or any if the link is trusted.
 
@@ -25,6 +28,8 @@ from tunstack.link.framings import Framing
 from tunstack.native.fastpath import Stream
 from tunstack.packet import Checksum, Packet
 
+LENT_DROPS = (DropReason.FRAME_TOO_LONG, DropReason.FRAME_TOO_SHORT, DropReason.BAD_VNET_HEADER)
+"""What a stream of the fast path counts."""
 _ETHERNET = 14
 
 
@@ -33,10 +38,18 @@ def lent_offloads(mtu: int) -> Offloads:
     return Offloads(l2=True, mtu=mtu, checksum=True, tso4=True, tso6=True, uso=True, max_frame=MAX_FRAME)
 
 
+def _trains(offloads: Offloads) -> int:
+    """TS_STREAM_* of the fast path."""
+    parts = (offloads.checksum, offloads.tso4, offloads.tso6, offloads.uso)
+    return sum(able << bit for bit, able in enumerate(parts))
+
+
 class Borrower(Protocol):
     """Who reads and writes a lent socket: a fast path, for the whole of its link or for one port."""
 
-    def open_stream(self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool) -> Stream: ...
+    def open_stream(
+        self, fd: int, prefix: int, little: bool, most: int, *, is_trusted: bool, trains: int | None = None
+    ) -> Stream: ...
 
 
 class FramedDevice(abc.ABC):
@@ -44,7 +57,8 @@ class FramedDevice(abc.ABC):
 
     Attributes:
         drops: frames that no frame can be, by reason.
-        offloads: none; all, once it is lent.
+        offloads: none, or what headers may say; all, once it is lent.
+        has_header: whether there are headers.
         write_errors: packets that no frame can carry.
     """
 
@@ -57,15 +71,19 @@ class FramedDevice(abc.ABC):
         drops: DropCounters | None,
         name: str,
         is_trusted: bool,
+        offloads: Offloads | None = None,
     ) -> None:
         """Take over `sock`; it is made non-blocking. `mtu`: IP MTU of the link in bytes.
 
         `framing`: how frames stand in a stream, None if the socket keeps messages apart. `is_trusted`:
-        checksums of what comes in are right, whatever they are.
+        checksums of what comes in are right, whatever they are. `offloads`: there is a virtio-net header in
+        front of each frame, and this is what it may say to the other end.
         """
         sock.setblocking(False)
         self.name = name
-        self.offloads = self._plain = Offloads(l2=True, mtu=mtu, max_frame=mtu + _ETHERNET)
+        self._plain = offloads or Offloads(l2=True, mtu=mtu, max_frame=mtu + _ETHERNET)
+        self.offloads = self._plain
+        self.has_header = offloads is not None
         self.drops = DropCounters() if drops is None else drops
         self.write_errors = 0
         self.on_ready: Callable[[], None] | None = None
@@ -117,6 +135,7 @@ class FramedDevice(abc.ABC):
             self._is_little,
             self.offloads.max_frame,
             is_trusted=self._is_trusted,
+            trains=_trains(self._plain) if self.has_header else None,
         )
         self._fill(stream)
         self._lent = stream
@@ -173,10 +192,9 @@ class FramedDevice(abc.ABC):
             raise self._closed(error) from None
 
     def _count_drops(self, lent: Stream) -> None:
-        too_long, too_short = lent.take_drops()
-        if too_long or too_short:
-            self.drops.add(DropReason.FRAME_TOO_LONG, too_long)
-            self.drops.add(DropReason.FRAME_TOO_SHORT, too_short)
+        for reason, count in zip(LENT_DROPS, lent.take_drops(), strict=True):
+            if count:
+                self.drops.add(reason, count)
 
     def _closed(self, error: OSError) -> DeviceClosed:
         return DeviceClosed(f"{self.name}: {os.strerror(error.errno or 0)}")

@@ -26,10 +26,11 @@ from collections.abc import Callable, Sequence
 from tunstack.errors import DropCounters, DropReason
 from tunstack.limits import Limits
 from tunstack.link.devices.base import DeviceClosed, Offloads
-from tunstack.link.devices.framed import FramedDevice, lent_offloads
+from tunstack.link.devices.framed import LENT_DROPS, FramedDevice, lent_offloads
 from tunstack.link.devices.vnet_header import parse_frame
 from tunstack.link.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LENGTH
 from tunstack.link.switch import GATEWAY, Switch
+from tunstack.link.transmit import fitting
 from tunstack.native.fastpath import FastPath, PortOpener
 from tunstack.native.fastpath import Switch as NativeSwitch
 from tunstack.packet import Buffer, Checksum, Packet
@@ -37,6 +38,7 @@ from tunstack.packet import Buffer, Checksum, Packet
 TRUST = 5.0
 """Seconds for which the fast path acts on what the switch has said of a station."""
 _UNTOLD = int(Checksum.UNTOLD)
+_PARTIAL = int(Checksum.PARTIAL)
 _MOST = 64
 """Packets that a device is asked to take at once."""
 
@@ -67,6 +69,8 @@ class Port:
 
     def write(self, packets: Sequence[Packet]) -> None:
         """Write `packets`, borrowed until the return, or keep what the device refuses. `DeviceClosed`."""
+        if any(packet.gso_size or packet.checksum == _PARTIAL for packet in packets):
+            packets = fitting(packets, self.device.offloads)
         taken = 0 if self._queue else self.device.write_batch(packets)
         if self.is_lent:  # what waits, waits there
             if taken < len(packets):
@@ -308,7 +312,7 @@ class SegmentDevice:
             if len(targets) == 1 and self._lent is not None:
                 self._teach(self._lent, port.number, packet.head, targets[0], now)
             elif len(targets) > 1:
-                packet = Packet(bytes(packet.head), (), 0, 0, packet.checksum)
+                packet.detach()
             for number in targets:
                 leaving.setdefault(number, []).append(packet)
         packets += leaving.pop(GATEWAY, ())
@@ -370,4 +374,4 @@ class SegmentDevice:
             self._epoll.modify(port.fd, interest)
 
 
-_LENT_DROPS = (DropReason.PORT_QUEUE_FULL, DropReason.FRAME_TOO_LONG, DropReason.FRAME_TOO_SHORT)
+_LENT_DROPS = (DropReason.PORT_QUEUE_FULL, *LENT_DROPS)

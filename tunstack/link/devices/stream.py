@@ -9,15 +9,17 @@ of is kept, and nothing else is taken before `flush` has sent it.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Sequence
 
-from tunstack.errors import DropCounters
+from tunstack.errors import BadPacket, DropCounters
 from tunstack.limits import MAX_FRAME
-from tunstack.link.devices.base import DeviceClosed
+from tunstack.link.devices.base import DeviceClosed, Offloads
 from tunstack.link.devices.framed import FramedDevice
+from tunstack.link.devices.vnet_header import VNET_LENGTH, pack_header, parse_frame
 from tunstack.link.framings import QEMU, Deframer, Framing
 from tunstack.native.fastpath import Stream
-from tunstack.packet import Buffer, Packet
+from tunstack.packet import Buffer, Checksum, Packet
 
 READ_SIZE = 64 * 1024
 """Bytes of one recv at the most."""
@@ -37,12 +39,16 @@ class StreamDevice(FramedDevice):
         drops: DropCounters | None = None,
         name: str = "stream",
         is_trusted: bool = False,
+        offloads: Offloads | None = None,
     ) -> None:
         """See `FramedDevice`."""
-        super().__init__(sock, framing, mtu=mtu, drops=drops, name=name, is_trusted=is_trusted)
+        super().__init__(
+            sock, framing, mtu=mtu, drops=drops, name=name, is_trusted=is_trusted, offloads=offloads
+        )
         self._framing = framing
-        self._deframer = Deframer(framing, MAX_FRAME, self.drops)
-        self._buffer = bytearray(framing.prefix + MAX_FRAME + READ_SIZE)
+        self._header = VNET_LENGTH if self.has_header else 0
+        self._deframer = Deframer(framing, self._header + MAX_FRAME, self.drops)
+        self._buffer = bytearray(framing.prefix + self._header + MAX_FRAME + READ_SIZE)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
@@ -72,8 +78,21 @@ class StreamDevice(FramedDevice):
             return []
         frames, used = self._deframer.find(self._view[: self._end])
         self._start = used
+        if self._header:
+            return self._parse(frames)
         checksum = self._checksum
         return [Packet(frame, (), 0, 0, checksum) for frame in frames]
+
+    def _parse(self, frames: Sequence[memoryview]) -> list[Packet]:
+        """The packets of frames with headers."""
+        otherwise = int(Checksum.VALID if self._is_trusted else Checksum.UNKNOWN)
+        packets = []
+        for frame in frames:
+            try:
+                packets.append(parse_frame(frame, otherwise))
+            except BadPacket as error:
+                self.drops.add(error.reason)
+        return packets
 
     def _fill(self, stream: Stream) -> None:
         stream.fill(bytes(self._view[self._start : self._end]), self._deframer.skip, self._unsent)
@@ -118,9 +137,15 @@ class StreamDevice(FramedDevice):
         for packet in packets[start:]:
             length = len(packet)
             part: list[Buffer] = []
-            if 0 < length <= self.offloads.max_frame:
-                part += [self._framing.header(length), packet.head, *packet.payload]
-            else:
+            try:
+                if not 0 < length <= self.offloads.max_frame:
+                    raise ValueError("no frame can carry it")
+                part.append(self._framing.header(self._header + length))
+                if self._header:
+                    part.append(pack_header(packet))
+                part += [packet.head, *packet.payload]
+            except (struct.error, ValueError, IndexError):
+                part.clear()
                 self.write_errors += 1
             count += len(part)
             if count > _IOV and parts:

@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define NEEDS_CSUM 1
-#define GSO_ECN 0x80
 #define NOP_NOP_TIMESTAMP 0x0101080au
 #define MIN_RTT_MEMORY 300.0
 #define MIN_RTO 0.2
@@ -70,13 +68,13 @@ static int check_metadata(const struct ts_fast *fast, const uint8_t *vnet, const
     memcpy(&offset, vnet + 8, 2);
     segment->segments = 1;
     if (gso_type) {
-        if ((gso_type & ~(uint32_t)GSO_ECN) != (family == 4 ? 1u : 4u) || !gso_size)
+        if ((gso_type & ~TS_GSO_ECN) != (family == 4 ? TS_GSO_TCPV4 : TS_GSO_TCPV6) || !gso_size)
             return 0;
         if (segment->size > gso_size)
             segment->segments = (segment->size + gso_size - 1) / gso_size;
     }
     segment->wire = segment->size / segment->segments;
-    if (vnet[0] & NEEDS_CSUM)
+    if (vnet[0] & TS_NEEDS_CHECKSUM)
         return start == tcp && offset == 16;
     if (vnet[0] & TS_DATA_VALID)
         return 1;

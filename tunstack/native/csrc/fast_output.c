@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "fast_shape.h"
 #include "fast_switch.h"
+#include "fast_wire.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -16,7 +17,6 @@
 
 #define MAX_SEGMENT (65535 - 120) /* payload of the largest super-segment: send._MAX_SEGMENT */
 #define HEADER 32                 /* TCP with timestamps */
-#define NEEDS_CSUM 1
 #define MAX_ACK_DELAY 0.2
 #define MIN_PROBE_TIMEOUT 0.01
 #define INITIAL_PROBE_TIMEOUT 1.0
@@ -174,7 +174,7 @@ static void emit(struct ts_fast *fast, struct ts_flow *flow, uint32_t flags, uin
 
     memset(head, 0, TS_FAST_VNET);
     memcpy(head + TS_FAST_VNET, flow->head, flow->head_length);
-    head[0] = NEEDS_CSUM;
+    head[0] = TS_NEEDS_CHECKSUM;
     ts_put_native16(head + 2, size ? flow->head_length + HEADER : flow->head_length + 18);
     ts_put_native16(head + 6, flow->head_length);
     ts_put_native16(head + 8, 16);

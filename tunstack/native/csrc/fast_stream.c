@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-#define IN_CAPACITY (TS_STREAM_PREFIX + TS_STREAM_FRAME + TS_STREAM_READ)
+#define IN_CAPACITY (TS_STREAM_PREFIX + TS_FAST_VNET + TS_STREAM_FRAME + TS_STREAM_READ)
 
 struct ts_stream *ts_stream_new(int fd, uint32_t prefix, int little, int l2, uint32_t most)
 {
@@ -66,6 +66,26 @@ static uint32_t get_length(const struct ts_stream *stream, const uint8_t *at)
     return length;
 }
 
+/* Bytes that stand between the length and the frame. */
+static uint32_t get_header(const struct ts_stream *stream)
+{
+    return stream->has_header ? TS_FAST_VNET : 0;
+}
+
+/* Whether the header that somebody else has made says nothing of what is not there; see `parse_frame` in Python. */
+static int is_sane(const uint8_t *vnet, uint32_t length)
+{
+    uint32_t train = ts_wire_train(vnet);
+    uint16_t start, offset, gso_size;
+
+    memcpy(&gso_size, vnet + 4, 2);
+    if (ts_wire_partial(vnet, &start, &offset) && (uint32_t)start + offset + 2 > length)
+        return 0;
+    if (!vnet[1])
+        return 1;
+    return gso_size && (train == TS_GSO_TCPV4 || train == TS_GSO_TCPV6 || train == TS_GSO_UDP_L4);
+}
+
 static const uint8_t *peek_message(struct ts_stream *stream, uint32_t *length)
 {
     for (; stream->slot < stream->slots; stream->slot++) {
@@ -79,6 +99,9 @@ static const uint8_t *peek_message(struct ts_stream *stream, uint32_t *length)
 
 const uint8_t *ts_stream_peek(struct ts_stream *stream, uint32_t *length)
 {
+    const uint8_t *frame;
+    uint32_t header = get_header(stream), size;
+
     if (stream->is_messages)
         return peek_message(stream, length);
     for (;;) {
@@ -90,11 +113,19 @@ const uint8_t *ts_stream_peek(struct ts_stream *stream, uint32_t *length)
         held -= gone;
         if (stream->skip || held < stream->prefix)
             return NULL;
-        *length = get_length(stream, stream->in + stream->in_start);
-        if (*length && *length <= TS_STREAM_FRAME)
-            return held - stream->prefix < *length ? NULL : stream->in + stream->in_start + stream->prefix;
-        *(*length ? &stream->too_long : &stream->too_short) += 1;
-        stream->skip = (uint64_t)stream->prefix + *length;
+        frame = stream->in + stream->in_start + stream->prefix + header;
+        size = get_length(stream, frame - header - stream->prefix);
+        *length = size - header;
+        if (size > header && *length <= TS_STREAM_FRAME) {
+            if (held - stream->prefix < size)
+                return NULL;
+            if (!header || is_sane(frame - header, *length))
+                return frame;
+            stream->bad_header++;
+        } else {
+            *(size > header ? &stream->too_long : &stream->too_short) += 1;
+        }
+        stream->skip = (uint64_t)stream->prefix + size;
     }
 }
 
@@ -107,16 +138,18 @@ int ts_stream_has_frame(struct ts_stream *stream)
 
 ssize_t ts_stream_take(struct ts_stream *stream, const uint8_t *frame, uint32_t length, uint8_t *data)
 {
+    uint32_t header = get_header(stream);
+
     if (data) {
         memset(data, 0, TS_FAST_VNET);
-        if (stream->is_trusted)
-            data[0] = TS_DATA_VALID;
-        memcpy(data + TS_FAST_VNET, frame, length);
+        memcpy(data + TS_FAST_VNET - header, frame - header, header + length);
+        if (stream->is_trusted && !(data[0] & TS_NEEDS_CHECKSUM))
+            data[0] |= TS_DATA_VALID;
     }
     if (stream->is_messages)
         stream->slot++;
     else
-        stream->in_start += stream->prefix + length;
+        stream->in_start += stream->prefix + header + length;
     return TS_FAST_VNET + (ssize_t)length;
 }
 
@@ -190,34 +223,41 @@ static uint8_t *reserve(struct ts_stream *stream, uint32_t length)
     return stream->out + stream->out_end;
 }
 
+/* What stands in front of a frame of `length` bytes. */
 static void put_length(const struct ts_stream *stream, uint8_t *at, uint32_t length)
 {
-    uint32_t i;
+    uint32_t i, header = get_header(stream);
 
+    memset(at + stream->prefix, 0, header);
+    length += header;
     for (i = 0; i < stream->prefix; i++) {
         at[stream->little ? i : stream->prefix - 1 - i] = (uint8_t)length;
         length >>= 8;
     }
 }
 
-/* A packet that goes as it is, but for its checksum. */
-static int put_single(struct ts_stream *stream, const struct iovec *views, int count, uint32_t length)
+/* A packet that goes as it is: with its header if it `is_whole`, else with a complete checksum. */
+static int put_single(struct ts_stream *stream, const struct iovec *views, int count, uint32_t length, int is_whole)
 {
     const uint8_t *vnet = views->iov_base;
+    uint32_t gap = stream->prefix + get_header(stream);
     uint32_t first = (uint32_t)views->iov_len - TS_FAST_VNET;
     uint8_t *at, *frame;
 
     if (length > stream->most)
         return EINVAL;
-    at = reserve(stream, stream->prefix + length);
+    at = reserve(stream, gap + length);
     if (!at)
         return EAGAIN;
-    frame = at + stream->prefix;
+    frame = at + gap;
     memcpy(frame, vnet + TS_FAST_VNET, first);
     ts_wire_gather(frame + first, views + 1, count - 1);
-    ts_wire_complete(vnet, frame, length);
     put_length(stream, at, length);
-    stream->out_end += stream->prefix + length;
+    if (is_whole)
+        memcpy(at + stream->prefix, vnet, TS_FAST_VNET);
+    else
+        ts_wire_complete(vnet, frame, length);
+    stream->out_end += gap + length;
     return 0;
 }
 
@@ -225,13 +265,13 @@ static int put_single(struct ts_stream *stream, const struct iovec *views, int c
 static int put_train(struct ts_stream *stream, const struct iovec *views, int count, uint32_t length)
 {
     const uint8_t *vnet = views->iov_base;
-    uint32_t most, header, frames, i, rest, size;
+    uint32_t most, header, frames, i, rest, size, gap = stream->prefix + get_header(stream);
     uint16_t gso_size;
     uint8_t *at;
     int64_t cut;
 
     memcpy(&gso_size, vnet + 4, 2);
-    most = ts_wire_room(length, gso_size, stream->prefix);
+    most = ts_wire_room(length, gso_size, gap);
     if (!most || gso_size > stream->most)
         return EINVAL;
     ts_wire_gather(stream->train, views, count);
@@ -239,7 +279,7 @@ static int put_train(struct ts_stream *stream, const struct iovec *views, int co
     if (!at)
         return EAGAIN;
     cut = ts_segment(stream->train + TS_FAST_VNET, length, stream->l2, gso_size, ts_wire_train(vnet),
-                     stream->prefix, at, most);
+                     gap, at, most);
     if (cut < 0)
         return EINVAL;
     header = (uint32_t)(cut >> 32);
@@ -250,11 +290,25 @@ static int put_train(struct ts_stream *stream, const struct iovec *views, int co
     for (i = 0; i < frames; i++) {
         size = header + (rest < gso_size ? rest : gso_size);
         put_length(stream, at, size);
-        at += stream->prefix + size;
+        at += gap + size;
         rest -= size - header;
     }
     stream->out_end = (uint32_t)(at - stream->out);
     return 0;
+}
+
+/* Whether the other end completes and cuts what `vnet` says. */
+static int takes_whole(const struct ts_stream *stream, const uint8_t *vnet)
+{
+    uint32_t train = ts_wire_train(vnet);
+
+    if (!stream->has_header || !(stream->trains & TS_STREAM_CHECKSUM))
+        return 0;
+    if (!train)
+        return 1;
+    return stream->trains & (train == TS_GSO_TCPV4   ? TS_STREAM_TSO4
+                             : train == TS_GSO_TCPV6 ? TS_STREAM_TSO6
+                                                     : TS_STREAM_USO);
 }
 
 int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int count)
@@ -266,10 +320,12 @@ int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int cou
         return EAGAIN;
     if (!length)
         return EINVAL;
-    if (ts_wire_train(views->iov_base))
+    if (takes_whole(stream, views->iov_base))
+        failed = put_single(stream, views, count, length, 1);
+    else if (ts_wire_train(views->iov_base))
         failed = put_train(stream, views, count, length);
     else
-        failed = put_single(stream, views, count, length);
+        failed = put_single(stream, views, count, length, 0);
     if (failed || stream->out_end - stream->out_start < TS_STREAM_CHUNK)
         return failed;
     return ts_stream_flush(stream);
@@ -277,16 +333,17 @@ int ts_stream_write(struct ts_stream *stream, const struct iovec *views, int cou
 
 int ts_stream_forward(struct ts_stream *stream, const uint8_t *frame, uint32_t length)
 {
+    uint32_t gap = stream->prefix + get_header(stream);
     uint8_t *at;
 
     if (stream->out_end - stream->out_start >= stream->limit)
         return EAGAIN;
-    at = reserve(stream, stream->prefix + length);
+    at = reserve(stream, gap + length);
     if (!at)
         return EAGAIN;
     put_length(stream, at, length);
-    memcpy(at + stream->prefix, frame, length);
-    stream->out_end += stream->prefix + length;
+    memcpy(at + gap, frame, length);
+    stream->out_end += gap + length;
     return 0;
 }
 

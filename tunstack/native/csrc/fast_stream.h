@@ -26,6 +26,10 @@
 #define TS_STREAM_CHUNK 65536
 #define TS_STREAM_PREFIX 4
 #define TS_STREAM_MESSAGES 16
+#define TS_STREAM_CHECKSUM 1
+#define TS_STREAM_TSO4 2
+#define TS_STREAM_TSO6 4
+#define TS_STREAM_USO 8
 #define TS_STREAM_SLOT (TS_STREAM_FRAME + 1) /* a frame that is cut off is longer than any */
 
 struct ts_stream {
@@ -36,12 +40,14 @@ struct ts_stream {
     uint8_t is_messages; /* there are lengths only in `out` */
     uint8_t is_sequence; /* an empty message may be the end */
     uint8_t is_trusted;  /* checksums of what arrives are right */
+    uint8_t has_header;  /* a virtio-net header stands in front of each frame, within its length */
+    uint8_t trains;      /* what it may leave to the other end: bits of TS_STREAM_* */
     uint8_t l2;
     uint32_t most;  /* bytes of the largest frame to send */
     uint32_t limit; /* bytes that may wait */
 
     /* counters; Python resets them */
-    uint32_t too_long, too_short;
+    uint32_t too_long, too_short, bad_header;
 
     /* what has arrived, and what waits for the socket: [start, end) */
     uint8_t *in, *out, *train;

@@ -231,6 +231,23 @@ void ts_switch_poll(struct ts_switch *sw)
                 take_event(sw->ports + sw->listed[k], events[i].events);
 }
 
+/* Write a frame that has arrived at `from` to `to`, cut and completed as its header says: 0, EAGAIN, EINVAL if `to`
+ * cannot carry it, or what has ended `to`. */
+static int pass_on(struct ts_stream *from, struct ts_stream *to, const uint8_t *frame, uint32_t length)
+{
+    int error;
+
+    if (from->has_header) {
+        struct iovec view = ts_wire_view(frame - TS_FAST_VNET, TS_FAST_VNET + length);
+
+        return ts_stream_write(to, &view, 1);
+    }
+    error = ts_stream_forward(to, frame, length);
+    if (!error && to->out_end - to->out_start >= TS_STREAM_CHUNK)
+        error = ts_stream_flush(to);
+    return error;
+}
+
 /* Forward `frame` to the station that it is for; 0: that is Python's. */
 static int forward(struct ts_fast *fast, struct ts_port *from, const uint8_t *frame, uint32_t length)
 {
@@ -241,14 +258,13 @@ static int forward(struct ts_fast *fast, struct ts_port *from, const uint8_t *fr
     if (!to || to == from || (to->is_isolated && from->is_isolated))
         return 0;
     if (!to->error) {
-        sw->full += ts_stream_forward(to->stream, frame, length) != 0;
-        to->is_dirty = 1;
-        if (to->stream->out_end - to->stream->out_start >= TS_STREAM_CHUNK) {
-            int error = ts_stream_flush(to->stream);
+        int error = pass_on(from->stream, to->stream, frame, length);
 
-            if (error)
-                end_port(sw, to, error);
-        }
+        to->is_dirty = 1;
+        if (error == EAGAIN || error == EINVAL)
+            sw->full++;
+        else if (error)
+            end_port(sw, to, error);
     }
     sw->forwarded++;
     sw->budget--;
@@ -381,8 +397,9 @@ void ts_switch_count(struct ts_fast *fast)
         struct ts_stream *stream = sw->ports[sw->listed[i]].stream;
 
         sw->too_long += stream->too_long;
+        sw->bad_header += stream->bad_header;
         sw->too_short += stream->too_short;
-        stream->too_long = stream->too_short = 0;
+        stream->too_long = stream->too_short = stream->bad_header = 0;
     }
 }
 

@@ -43,7 +43,7 @@ struct ts_switch {
     uint32_t ended; /* ports with an error that Python has not dealt with */
     uint64_t forwarded;
     /* frames that were dropped: no room at their port, or none that can be; Python resets them */
-    uint32_t full, too_long, too_short;
+    uint32_t full, too_long, too_short, bad_header;
     struct ts_port ports[TS_SWITCH_PORTS];
 
     /* inside */

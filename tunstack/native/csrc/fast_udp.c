@@ -11,9 +11,6 @@
 
 #define FIRST_CAPACITY 64
 #define HEADER 8
-#define NEEDS_CSUM 1
-#define GSO_ECN 0x80
-#define GSO_UDP_L4 5
 #define SEGMENTS 64 /* UDP_MAX_SEGMENTS of Linux before 6.9 */
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -314,18 +311,18 @@ void ts_udp_seen_paths(struct ts_udp_socket *socket)
 static int check_metadata(const struct ts_fast *fast, const uint8_t *vnet, const uint8_t *udp, uint32_t at,
                           int family, struct collected *frame)
 {
-    uint32_t gso_type = vnet[1] & ~(uint32_t)GSO_ECN;
+    uint32_t gso_type = vnet[1] & ~TS_GSO_ECN;
     uint16_t start, offset, gso_size;
 
     memcpy(&gso_size, vnet + 4, 2);
     memcpy(&start, vnet + 6, 2);
     memcpy(&offset, vnet + 8, 2);
     if (vnet[1]) {
-        if (gso_type != GSO_UDP_L4 || !gso_size || frame->size > (uint32_t)SEGMENTS * gso_size)
+        if (gso_type != TS_GSO_UDP_L4 || !gso_size || frame->size > (uint32_t)SEGMENTS * gso_size)
             return 0;
         frame->segment = frame->size > gso_size ? gso_size : 0;
     }
-    if (vnet[0] & NEEDS_CSUM)
+    if (vnet[0] & TS_NEEDS_CHECKSUM)
         return start == at && offset == 6;
     if (vnet[0] & TS_DATA_VALID)
         return 1;
@@ -596,8 +593,8 @@ static void emit(struct ts_fast *fast, struct ts_udp_path *path, uint32_t traffi
     }
     memset(head, 0, TS_FAST_VNET);
     memcpy(head + TS_FAST_VNET, path->head, path->head_length);
-    head[0] = NEEDS_CSUM;
-    head[1] = segment ? GSO_UDP_L4 : 0;
+    head[0] = TS_NEEDS_CHECKSUM;
+    head[1] = segment ? TS_GSO_UDP_L4 : 0;
     ts_put_native16(head + 2, path->head_length + HEADER);
     ts_put_native16(head + 4, segment);
     ts_put_native16(head + 6, path->head_length);

@@ -8,18 +8,20 @@
 #include <errno.h>
 
 #define TS_GSO_ECN 0x80u
-#define TS_DATA_VALID 2 /* of the flags: the checksum is right */
+#define TS_NEEDS_CHECKSUM 1 /* of the flags: the checksum is not complete */
+#define TS_DATA_VALID 2     /* it is right */
+#define TS_GSO_TCPV4 1u
+#define TS_GSO_TCPV6 4u
+#define TS_GSO_UDP_L4 5u
 #define TS_MOST_HEADERS (14 + 60 + 60) /* Ethernet, IPv4 with options, TCP with options */
 #define TS_MOST_FRAMES 2048            /* of one train: 64 KiB at the least MSS are 1,366 */
 
 /* Where the checksum starts that is not complete, if there is one, and where it stands from there. */
 static inline int ts_wire_partial(const uint8_t *vnet, uint16_t *start, uint16_t *offset)
 {
-    enum { NEEDS_CHECKSUM = 1 };
-
     memcpy(start, vnet + 6, 2);
     memcpy(offset, vnet + 8, 2);
-    return vnet[0] & NEEDS_CHECKSUM;
+    return vnet[0] & TS_NEEDS_CHECKSUM;
 }
 
 /* Whether the checksum at `field` of the `length` bytes at `data` is right, or may be taken for right. */
