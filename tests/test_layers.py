@@ -54,7 +54,7 @@ def test_the_contracts_hold() -> None:
         ("tcp/__init__.py", "import trio", "The protocol core has no clock"),
         ("stack/network.py", "from os import urandom", "The protocol core has no clock"),
         ("native/__init__.py", "import threading", "The native side has no clock"),
-        ("nat/__init__.py", "import tunstack.link.devices.extra", "Only the gateway knows the devices"),
+        ("nat/__init__.py", "import tunstack.link.devices.extra", "Only gateway and agent know the devices"),
         ("cli/__init__.py", "import tunstack.testing", "Nothing that runs in production"),
         ("cli/run.py", "import tunstack.testing.packetdrill", "Nothing that runs in production"),
         ("testing/packets/__init__.py", "import hypothesis", "Of the test tools only the strategies"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import trio
 
 COMMANDS = {
+    "agent": "connect this machine to a gateway elsewhere, by an interface",
     "attach": "give a network namespace that exists already a network",
     "config": "check and describe the configuration file of a gateway",
     "ctl": "look at a gateway that is running, and change it",

@@ -7,7 +7,6 @@ it is not at its path any more, which is looked at each second.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -202,7 +201,7 @@ class LinkService:
                 return str(address)
 
     async def _welcome(self, client: socket.socket) -> FramedDevice | None:
-        """The device of who has connected, after the handshake that the protocol has; None: there was none."""
+        """The device of who has connected, after the protocol's handshake; None: there was none."""
         protocol = self._link.protocol
         if protocol not in ("vpnkit", "agent"):
             return self._device(client)
