@@ -45,7 +45,7 @@ class Wire:
 
 
 def _mark_partial(train: Packet) -> None:
-    """Say of a train that `native.coalesce` has made what is true of it: its checksum is the pseudo-header's."""
+    """Say what is true of a train that `native.coalesce` has made: its checksum is the pseudo-header's."""
     is_v4 = train.gso_type == GsoType.TCPV4
     train.csum_start = _ETHERNET + (4 * (train.head[_ETHERNET] & 15) if is_v4 else _IPV6)
     train.csum_offset = _TCP_CHECKSUM
