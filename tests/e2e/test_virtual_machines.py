@@ -134,7 +134,7 @@ class Machine:
         else:
             with contextlib.ExitStack() as stack:
                 self.vm = vm.start_uml(self._plug_in(place, stack), mac)
-            self.card, self.lease = "vec0", "/run/lease"
+            self.card, self.lease = "vec0", str(vm.HERE / "vm_lease.sh")
 
     @staticmethod
     def _plug_in(place: Place, stack: contextlib.ExitStack) -> socket.socket:
@@ -160,7 +160,7 @@ class Machine:
 
     def offer_file(self, size: int) -> None:
         """Serve so many bytes at port 80."""
-        self.vm.run(f"yes tunstack | head -c {size} >/tmp/file; busybox httpd -p 80 -h /tmp")
+        self.vm.run(f"yes tunstack | head -c {size} >/run/tmp/file; busybox httpd -p 80 -h /run/tmp")
 
     def fetch(self, url: str) -> str:
         """The digest of what is there."""

@@ -97,8 +97,17 @@ class Vm:
         return line.decode(errors="replace").strip()
 
 
-def start_uml(sock: socket.socket | None, mac: str, *, card: str | None = None) -> Vm:
-    """A User Mode Linux machine whose card sends messages to `sock`, or is what `card` says."""
+UML_VSOCK = "vsock", "vmw_vsock_virtio_transport_common"
+"""Modules of User Mode Linux that AF_VSOCK needs, in order, before those of a transport."""
+
+
+def start_uml(
+    sock: socket.socket | None, mac: str = "", *, card: str | None = None, vsock: str | None = None
+) -> Vm:
+    """A User Mode Linux machine whose card sends messages to `sock`, or is what `card` says, if it has one.
+
+    `vsock`: the socket of a vhost-user back end, see vsock_device.py.
+    """
     folder = tempfile.mkdtemp(prefix="vm-")
     ours, theirs = socket.socketpair()
     fds = [theirs.fileno()]
@@ -109,10 +118,20 @@ def start_uml(sock: socket.socket | None, mac: str, *, card: str | None = None) 
         *("linux.uml", "mem=192M", "quiet", "panic=1", "con=null", "con0=null,fd:1", "console=tty0"),
         *(f"uml_dir={folder}/", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
         *(f"init={HERE / 'vm_init.sh'}", "ssl=null", f"ssl0=fd:{theirs.fileno()},fd:{theirs.fileno()}"),
-        f"vec0:{card},depth=128,mac={mac}",
     ]
+    if card is not None:
+        command.append(f"vec0:{card},depth=128,mac={mac}")
+    if vsock is not None:
+        command.append(f"virtio_uml.device={vsock}:19")
     with theirs:
         return Vm(command, ours, fds=fds, folder=folder)
+
+
+def load_modules(machine: Vm, *names: str) -> None:
+    """Load modules of a User Mode Linux machine, in this order."""
+    for name in names:
+        found = next(pathlib.Path("/usr/lib/uml/modules").rglob(f"{name}.ko"))
+        machine.run(f"busybox insmod {found}")
 
 
 def start_qemu(netdev: str, mac: str, *, fds: Iterable[int] = ()) -> Vm:

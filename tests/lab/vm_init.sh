@@ -1,12 +1,11 @@
 #!/bin/sh
 # The first process of a virtual machine: it runs the scripts that come over the serial line, one a line in base64,
 # and answers with what each printed, in base64, and "END STATUS".
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/home TMPDIR=/run/tmp LC_ALL=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
-[ ! -e "${0%/*}/vm_lease.sh" ] || cp "${0%/*}/vm_lease.sh" /run/lease # which may be below what is covered next
-for directory in /tmp /root; do mount -t tmpfs tmpfs $directory; done
+mkdir /run/home /run/tmp
 if [ -d /usr/lib/uml ]; then # the root directory is the host's, read-only
   mkdir /run/etc
   for file in passwd group hosts nsswitch.conf services protocols ld.so.cache; do

@@ -169,7 +169,8 @@ _LINGER_ZERO = struct.pack("=ii", 1, 0)
 
 
 def reset_and_close(sock: socket.socket) -> None:
-    """Close `sock`; its peer sees RST."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    """Close `sock`; its peer sees RST, where there is such a thing."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
     sock.close()

@@ -36,14 +36,12 @@ from tunstack.vsock.handshakes import Conversation, Handshake, Refused, hybrid
 
 BACKLOG = 128
 CONNECT_TIMEOUT = 10.0
-"""Seconds until a vsock or Hyper-V peer that does not answer counts as silent."""
+"""Seconds until a Hyper-V peer that does not answer counts as silent."""
 
 AF_HYPERV = 34
 HV_PROTOCOL_RAW = 1
 HVSOCKET_CONNECT_TIMEOUT = 1
 """Windows' hvsocket.h; the protocol is the options' level, too, and the time-out is in milliseconds."""
-_SO_VM_SOCKETS_CONNECT_TIMEOUT = 6
-"""Linux' vm_sockets.h; a struct timeval."""
 _GET_LOCAL_CID = 0x7B9
 """IOCTL_VM_SOCKETS_GET_LOCAL_CID, of /dev/vsock."""
 
@@ -109,9 +107,6 @@ def _vsock_socket() -> socket.socket:
         if error.errno == errno.EAFNOSUPPORT:
             raise Unsupported("this kernel has no AF_VSOCK: the module 'vsock' is not loaded") from None
         raise
-    timeout = struct.pack("ll", int(CONNECT_TIMEOUT), 0)
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.AF_VSOCK, _SO_VM_SOCKETS_CONNECT_TIMEOUT, timeout)
     return sock
 
 
