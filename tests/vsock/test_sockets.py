@@ -1,4 +1,4 @@
-"""Sockets at addresses, and sockets that only are called AF_HYPERV: what can be run of them without Hyper-V."""
+"""Sockets at addresses, and sockets that are AF_HYPERV by name alone: what can be run without Hyper-V."""
 
 from __future__ import annotations
 

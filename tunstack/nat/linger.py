@@ -9,6 +9,7 @@ most `MOST` of them; the oldest gives way.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 from tunstack.nat.context import Context
@@ -24,6 +25,8 @@ LOSSY_FAMILIES = {AF_HYPERV}
 def close_gently(context: Context, sock: socket.socket) -> None:
     """Close `sock`, which is in no poller and has ended in both directions, when that loses nothing."""
     if sock.family in LOSSY_FAMILIES:
+        with contextlib.suppress(OSError):  # it was said before, or there is nobody to be told
+            sock.shutdown(socket.SHUT_WR)
         _Lingering(context, sock)
     else:
         sock.close()
