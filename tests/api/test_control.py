@@ -295,3 +295,51 @@ async def test_a_path_that_is_claimed_is_taken_over_with_what_came_behind_the_he
                 assert answer.lower() == b"connect behind it"
         assert await trio.to_thread.run_sync(ask, path, "GET", "/other?connect") == "/other"
         nursery.cancel_scope.cancel()
+
+
+async def test_routes_and_forwards(client: Client, tmp_path: pathlib.Path) -> None:
+    route, listener = "10.0.2.50:80=unix:///run/web", f"unix://{tmp_path}/web"
+    forward = f"{listener}=tcp://10.0.2.100:80"
+    assert await client("GET", "/v1/routes") == await client("GET", "/v1/forwards") == []
+    assert await client("POST", "/v1/routes", {"route": route}) == {"route": route}
+    secret = "0.0.0.0/0=socks5://user:secret@127.0.0.1:1080"
+    shown = secret.replace("user:secret@", "")
+    assert await client("POST", "/v1/routes", {"route": secret}) == {"route": shown}
+    assert await client("GET", "/v1/routes") == [{"route": route}, {"route": shown}]
+    inside = bytes((10, 0, 2, 50))
+    assert inside in client.gateway.stack.own_addresses
+    assert await client("DELETE", "/v1/routes", {"route": shown}) == [{"route": route}]
+    assert await client("DELETE", "/v1/routes", {"route": route}) == []
+    assert inside not in client.gateway.stack.own_addresses
+    assert await client("POST", "/v1/forwards", {"forward": forward}) == {"forward": forward}
+    assert await client("GET", "/v1/forwards") == [{"forward": forward}]
+    assert (tmp_path / "web").exists()
+    assert await client("DELETE", "/v1/forwards", {"forward": forward}) == []
+    assert not (tmp_path / "web").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "what", "text", "complaint"),
+    [
+        ("POST", "route", "nonsense", "DESTINATION=TARGET"),
+        ("POST", "route", "10.0.2.100=direct", "a guest's address"),
+        ("POST", "route", "10.0.2.5=socks5://user:secret@nowhere:80", "no IP address"),
+        ("DELETE", "route", "10.0.2.5=direct", "no such route"),
+        ("POST", "forward", "unix:///no/s=tcp://1.2.3.4:5", "cannot listen at unix:///no/s"),
+        ("POST", "forward", "hvsock://parent/1=tcp://1.2.3.4:5", "Windows' own"),
+        ("DELETE", "forward", "unix:///s=tcp://1.2.3.4:5", "no such forward"),
+    ],
+)
+async def test_routes_and_forwards_that_cannot_be(
+    client: Client, method: str, what: str, text: str, complaint: str
+) -> None:
+    with pytest.raises(ApiError, match=complaint) as told:
+        await client(method, f"/v1/{what}s", {what: text})
+    assert "secret" not in str(told.value)
+    assert await client("GET", f"/v1/{what}s") == []
+
+
+async def test_a_route_twice_is_refused(client: Client) -> None:
+    await client("POST", "/v1/routes", {"route": "10.0.2.50=direct"})
+    with pytest.raises(ApiError, match="already"):
+        await client("POST", "/v1/routes", {"route": "10.0.2.50=direct"})

@@ -4,14 +4,17 @@
     GET   /v1/guests/ID                one of them
     GET   /v1/guests/ID/shaping        how its link is shaped, with statistics of each stage
     PATCH /v1/guests/ID/shaping        change that, while traffic flows; see `bodies.ShapingChange`
+    GET, POST, DELETE /v1/routes       which destinations are services elsewhere; see `bodies.Route`
+    GET, POST, DELETE /v1/forwards     which listeners lead into the network; see `bodies.Forward`
 
-Answers are JSON, refusals too: `{"error": "one sentence"}`.
+POST adds one and DELETE removes one, which its body says as GET does. Answers are JSON, refusals too:
+`{"error": "one sentence"}`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -21,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tunstack.api import bodies
 from tunstack.api.bodies import Guest, Problem, Shaping, ShapingChange, StageReport
 from tunstack.errors import DropReason
 from tunstack.gateway.gateway import Gateway, Keep
@@ -29,12 +33,15 @@ from tunstack.link.shaping.profiles import find
 from tunstack.link.shaping.scenario import Scenario
 from tunstack.link.shaping.spec import ShapeSpec
 from tunstack.link.shaping.stage import StageStatistics
+from tunstack.vsock.routes import ForwardSpec, RouteSpec
 
 MAX_BODY = 1 << 20
 """Bytes of a request's body."""
 GUEST = "1"
 """The name of the guest of a gateway that has one."""
 
+_Spec = TypeVar("_Spec", RouteSpec, ForwardSpec)
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,10 +61,13 @@ def make_app(gateway: Gateway, nursery: trio.Nursery) -> Starlette:
         Route("/v1/guests/{guest}", api.guest),
         Route("/v1/guests/{guest}/shaping", api.shaping, methods=["GET"]),
         Route("/v1/guests/{guest}/shaping", api.change_shaping, methods=["PATCH"]),
+        *(Route("/v1/routes", api.routes, methods=[method]) for method in ("GET", "POST", "DELETE")),
+        *(Route("/v1/forwards", api.forwards, methods=[method]) for method in ("GET", "POST", "DELETE")),
     ]
     handlers: dict[Any, Any] = {
         HTTPException: _refuse,
         ValueError: _complain,
+        OSError: _complain,
         msgspec.MsgspecError: _complain,
     }
     return Starlette(routes=routes, exception_handlers=handlers)
@@ -70,7 +80,8 @@ async def _refuse(request: Request, error: HTTPException) -> Response:
 
 
 async def _complain(request: Request, error: Exception) -> Response:
-    return _answer(Problem(error=str(error)), 400)
+    reason = error.strerror if isinstance(error, OSError) else None
+    return _answer(Problem(error=reason or str(error)), 400)
 
 
 class _Api:
@@ -112,6 +123,28 @@ class _Api:
             await self._nursery.start(gateway.follow, scenario)
         return _answer(self._shaping())
 
+    async def routes(self, request: Request) -> Response:
+        bridge = self._gateway.bridge
+        if request.method == "POST":
+            spec = RouteSpec.parse((await _decoded(request, bodies.Route)).route)
+            bridge.add_route(spec)
+            return _answer(bodies.Route(route=str(spec)), 201)
+        if request.method == "DELETE":
+            text = (await _decoded(request, bodies.Route)).route
+            bridge.remove_route(_chosen("route", text, bridge.routes))
+        return _answer([bodies.Route(route=str(spec)) for spec in bridge.routes])
+
+    async def forwards(self, request: Request) -> Response:
+        bridge = self._gateway.bridge
+        if request.method == "POST":
+            spec = ForwardSpec.parse((await _decoded(request, bodies.Forward)).forward)
+            bridge.add_forward(spec)
+            return _answer(bodies.Forward(forward=str(spec)), 201)
+        if request.method == "DELETE":
+            text = (await _decoded(request, bodies.Forward)).forward
+            bridge.remove_forward(_chosen("forward", text, bridge.forwards))
+        return _answer([bodies.Forward(forward=str(spec)) for spec in bridge.forwards])
+
     def _find(self, request: Request) -> None:
         if request.path_params["guest"] != GUEST:
             raise HTTPException(404, f"there is no such guest; there is {GUEST}")
@@ -143,6 +176,18 @@ def _stage(stage: StageStatistics) -> StageReport:
     fields = {field: getattr(stage, field) for field in StageReport.__struct_fields__}
     dropped = {reason.value: count for reason, count in stage.dropped.items()}
     return StageReport(**{**fields, "dropped": dropped})
+
+
+def _chosen(what: str, text: str, specs: list[_Spec]) -> _Spec:
+    """The one that is printed as `text`."""
+    for spec in specs:
+        if str(spec) == text:
+            return spec
+    raise HTTPException(404, f"there is no such {what}")
+
+
+async def _decoded(request: Request, kind: type[_Struct]) -> _Struct:
+    return msgspec.json.decode(await _body(request), type=kind)
 
 
 async def _body(request: Request) -> bytes:

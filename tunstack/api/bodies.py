@@ -74,6 +74,18 @@ class Guest(msgspec.Struct, kw_only=True):
     attached: bool
 
 
+class Route(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A route, DESTINATION=TARGET; what is given out has no credentials of a proxy."""
+
+    route: str
+
+
+class Forward(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A forward, LISTENER=TARGET."""
+
+    forward: str
+
+
 class Problem(msgspec.Struct, kw_only=True):
     """Why a request was refused; one sentence."""
 

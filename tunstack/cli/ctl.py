@@ -90,6 +90,72 @@ def shape(
         _tell(answer, stats)
 
 
+@command.group(invoke_without_command=True)
+@click.pass_context
+def route(ctx: click.Context) -> None:
+    """List destinations that are services elsewhere, and add and remove them.
+
+    \b
+    Examples:
+      tunstack ctl route
+      tunstack ctl route add 10.0.2.50:5432=unix:///run/postgresql/.s.PGSQL.5432
+      tunstack ctl route remove 10.0.2.50:5432=unix:///run/postgresql/.s.PGSQL.5432
+    """
+    if ctx.invoked_subcommand is None:
+        _list(ctx.obj, "route")
+
+
+@route.command("add", cls=GuestCommand)
+@click.argument("text", metavar="DESTINATION=TARGET")
+@click.pass_obj
+def add_route(obj: tuple[str | None, int | None], text: str) -> None:
+    """Reach a destination in that way from now on; see 'tunstack gateway --help', --route."""
+    _ask(_find(*obj), "POST", "/v1/routes", {"route": text})
+
+
+@route.command("remove", cls=GuestCommand)
+@click.argument("text", metavar="DESTINATION=TARGET")
+@click.pass_obj
+def remove_route(obj: tuple[str | None, int | None], text: str) -> None:
+    """Do so no longer; what is under way stays. TEXT is as 'tunstack ctl route' lists it."""
+    _ask(_find(*obj), "DELETE", "/v1/routes", {"route": text})
+
+
+@command.group(invoke_without_command=True)
+@click.pass_context
+def forward(ctx: click.Context) -> None:
+    """List listeners that lead into the network or to services, and add and remove them.
+
+    \b
+    Examples:
+      tunstack ctl forward
+      tunstack ctl forward add vsock://:8080=tcp://10.0.2.100:80
+    """
+    if ctx.invoked_subcommand is None:
+        _list(ctx.obj, "forward")
+
+
+@forward.command("add", cls=GuestCommand)
+@click.argument("text", metavar="LISTENER=TARGET")
+@click.pass_obj
+def add_forward(obj: tuple[str | None, int | None], text: str) -> None:
+    """Lead who connects to LISTENER to TARGET; see 'tunstack gateway --help', --forward."""
+    _ask(_find(*obj), "POST", "/v1/forwards", {"forward": text})
+
+
+@forward.command("remove", cls=GuestCommand)
+@click.argument("text", metavar="LISTENER=TARGET")
+@click.pass_obj
+def remove_forward(obj: tuple[str | None, int | None], text: str) -> None:
+    """Listen there no longer."""
+    _ask(_find(*obj), "DELETE", "/v1/forwards", {"forward": text})
+
+
+def _list(obj: tuple[str | None, int | None], what: str) -> None:
+    for one in _ask(_find(*obj), "GET", f"/v1/{what}s"):
+        click.echo(one[what])
+
+
 def _change(both: str | None, options: dict[str, str | None]) -> dict[str, str | None]:
     change: dict[str, str | None] = {}
     for way in ("up", "down"):

@@ -50,7 +50,7 @@ class Bridge:
     def add_route(self, spec: RouteSpec) -> None:
         """From now on reach destinations in that way, unless an earlier route covers them.
 
-        A single address within the network becomes one of the gateway's.
+        A single address within the network that leads to a service becomes one of the gateway's.
 
         Raises:
             ValueError: it is there already, there are too many, or the address is a guest's.
@@ -65,7 +65,7 @@ class Bridge:
         route = spec.route(gateway.engine.poller)
         gateway.nat.tcp.routes.add(route)
         self._routes[spec] = route
-        if is_inside and address not in own:
+        if route.is_end and is_inside and address not in own:
             own.add(address)
             self._added.add(address)
             gateway.nat.policy.forget()
