@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from bench import agent as agent_module
 from bench import framed as framed_module
+from bench import routes as routes_module
 from bench import sandbox
 from bench import throughput as throughput_module
 from bench import udp as udp_module
@@ -185,6 +187,22 @@ def udp(**options: Any) -> None:
 def framed(**options: Any) -> None:
     """One flow over a framed link without offload, beside TAPs."""
     _run(("framed",), options)
+
+
+@main.command()
+@_shared
+@click.option("--directions", callback=names(agent_module.DIRECTIONS, "direction"))
+def agent(**options: Any) -> None:
+    """One flow of a guest behind tunstack agent, beside a TAP and gvproxy."""
+    _run(("agent",), options)
+
+
+@main.command()
+@_shared
+@click.option("--directions", callback=names(routes_module.DIRECTIONS, "direction"))
+def routes(**options: Any) -> None:
+    """One flow of a guest to a UNIX socket, beside the same to TCP; tunstack only."""
+    _run(("routes",), options)
 
 
 @main.command()

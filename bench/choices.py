@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import flows, framed, requests, startup, throughput, udp
+from bench import agent, flows, framed, requests, routes, startup, throughput, udp
 from bench.session import Plan, Session
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -26,6 +26,8 @@ FULL: Settings = {
         "directions": udp.DIRECTIONS,
     },
     "framed": {"rounds": 3, "seconds": 1, "families": (4,), "directions": framed.DIRECTIONS},
+    "agent": {"rounds": 3, "seconds": 2, "families": (4,), "directions": agent.DIRECTIONS},
+    "routes": {"rounds": 5, "seconds": 2, "families": (4,), "directions": routes.DIRECTIONS},
     "flows": {"rounds": 3, "seconds": 1, "families": (4,), "idle": (100, 1000, 10_000)},
     "throughput": {
         "rounds": 3,
@@ -44,6 +46,8 @@ QUICK: Settings = {
     "connects": {**FULL["connects"], "rounds": 2, "seconds": 0.5, "connections": (1, 32)},
     "udp": {**FULL["udp"], "rounds": 1, "seconds": 1, "sizes": (64, 1400), "directions": ("up",)},
     "framed": {**FULL["framed"], "rounds": 1},
+    "agent": {**FULL["agent"], "rounds": 1, "seconds": 1},
+    "routes": {**FULL["routes"], "rounds": 1, "seconds": 1},
     "flows": {**FULL["flows"], "rounds": 1, "seconds": 0.5, "idle": (1000,)},
     "throughput": {
         **FULL["throughput"],
@@ -65,6 +69,8 @@ _PLANS: Mapping[str, tuple[type[Plan], Callable[[Any, Session], None], Mapping[s
     "connects": (requests.RequestPlan, requests.measure, {"kind": "connects"}),
     "udp": (udp.UdpPlan, udp.measure, {}),
     "framed": (framed.FramedPlan, framed.measure, {}),
+    "agent": (agent.AgentPlan, agent.measure, {}),
+    "routes": (routes.RoutePlan, routes.measure, {}),
     "flows": (flows.CrowdPlan, flows.measure, {}),
     "throughput": (throughput.BulkPlan, throughput.measure, {}),
 }

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.framed import TAP, UP
+from bench.routes import TCP
 from bench.sample import METRICS, Case, Medians, Row
 from bench.startup import IMPORT
 
@@ -81,6 +82,11 @@ TARGETS = (
     Target("framed", "bits_per_second", 2, "slirp4netns", _BETWEEN),
     Target("framed", "bits_per_second", 0.2, TAP, _BETWEEN),
     Target("framed", "bits_per_second", 0.5, UP, {"direction": ["across"]}),
+    Target("agent", "bits_per_second", 0.2, TAP, {"link": ["plain"]}),
+    Target("agent", "bits_per_second", 0.4, TAP, {"link": ["headers"]}),
+    Target("agent", "bits_per_second", 3, "gvproxy"),
+    Target("agent", "cpu_per_gb", 5, None, {"link": ["plain"]}),
+    Target("routes", "bits_per_second", 0.9, TCP),
     Target("flows", "bytes_per_flow", 12e3, None, {"idle flows": [10_000]}),
     Target("flows", "slowdown", 1.3, None, {"idle flows": [10_000]}),
     Target("startup", "idle_rss", 40e6, None),

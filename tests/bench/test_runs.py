@@ -70,6 +70,22 @@ TINY = {
             },
         },
     ),
+    "agent": (
+        ["--directions", "up"],
+        {
+            (1500, link, "up", peer): {"bits_per_second", "cpu_per_gb", "retransmits"}
+            for link in ("plain", "headers")
+            for peer in ("tunstack", "tunstack at a TAP")
+        },
+    ),
+    "routes": (
+        [],
+        {
+            (1500, direction, peer): {"bits_per_second"}
+            for direction in ("up", "down")
+            for peer in ("tunstack", "tunstack, to TCP")
+        },
+    ),
     "flows": (
         ["--idle", "20"],
         {(20, "tunstack"): {"bytes_per_flow", "slowdown", "p50"}},

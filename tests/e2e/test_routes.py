@@ -66,21 +66,9 @@ def echo(path: pathlib.Path) -> Iterator[str]:
 def test_a_service_behind_an_address(host: str, tmp_path: pathlib.Path) -> None:
     with echo(tmp_path / "echo") as url:
         options = [word for one in PAIR for word in ("--route", f"{one}={url}")]
-        command = [
-            sys.executable,
-            "-m",
-            "tunstack",
-            "run",
-            *options,
-            "--",
-            sys.executable,
-            "-I",
-            "-c",
-            CLIENT,
-        ]
-        done = subprocess.run(
-            [*command, host, "80", str(20 * MB)], capture_output=True, text=True, timeout=60
-        )
+        command = [sys.executable, "-m", "tunstack", "run", *options, "--", sys.executable, "-I", "-c"]
+        words = [*command, CLIENT, host, "80", str(20 * MB)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert (done.stdout, done.stderr) == ("True\n", "")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tunstack.nat.dialer import Dial, Done, Refusal, refusal_of
 from tunstack.nat.poller import READ, WRITE, Poller
-from tunstack.vsock.addresses import Address, HybridAddress, TcpAddress
+from tunstack.vsock.addresses import Address, HybridAddress, TcpAddress, UnixAddress
 from tunstack.vsock.handshakes import (
     Conversation,
     Credentials,
@@ -19,6 +19,9 @@ from tunstack.vsock.handshakes import (
     socks5,
 )
 from tunstack.vsock.sockets import new_socket, socket_address
+
+UNIX_BUFFER = 1 << 20
+"""Bytes that a UNIX socket may hold for its reader; the system may allow fewer."""
 
 Begin = Callable[[bytes, int], Handshake]
 """Makes the handshake for a destination: its address (4 or 16 bytes) and port."""
@@ -79,6 +82,9 @@ class _Attempt:
         try:
             if isinstance(address, TcpAddress):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            elif isinstance(address, (UnixAddress, HybridAddress)):
+                # It does not grow as TCP's does, and what waits in it keeps both ends from waiting for each other.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
             sock.connect(socket_address(address))
         except BlockingIOError as error:
             if error.errno != errno.EINPROGRESS:  # a UNIX socket whose backlog is full says EAGAIN
