@@ -26,14 +26,15 @@ LINKS = ("plain", "headers")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AgentPlan(Plan):
-    """And: directions."""
+    """And: directions, links."""
 
     directions: tuple[str, ...]
+    links: tuple[str, ...]
 
     @property
     def estimate(self) -> float:
         """Seconds that it takes."""
-        turns = self.rounds * len(self.directions) * len(LINKS) * (1 + len(_others(self.peers)))
+        turns = self.rounds * len(self.directions) * len(self.links) * (1 + len(_others(self.peers)))
         return turns * (throughput.whole(self.seconds) + 0.5) + 4
 
 
@@ -91,7 +92,7 @@ def measure(plan: AgentPlan, session: Session) -> None:
             if missing(peer) is None:
                 others[name] = started = start(peer, MTU)
                 stack.callback(started.close)
-        for link in LINKS:
+        for link in plan.links:
             try:
                 agent = AgentGateway(MTU, link)
             except BenchError as error:

@@ -26,7 +26,13 @@ FULL: Settings = {
         "directions": udp.DIRECTIONS,
     },
     "framed": {"rounds": 3, "seconds": 1, "families": (4,), "directions": framed.DIRECTIONS},
-    "agent": {"rounds": 3, "seconds": 2, "families": (4,), "directions": agent.DIRECTIONS},
+    "agent": {
+        "rounds": 3,
+        "seconds": 2,
+        "families": (4,),
+        "directions": agent.DIRECTIONS,
+        "links": agent.LINKS,
+    },
     "routes": {"rounds": 5, "seconds": 2, "families": (4,), "directions": routes.DIRECTIONS},
     "flows": {"rounds": 3, "seconds": 1, "families": (4,), "idle": (100, 1000, 10_000)},
     "throughput": {

@@ -90,8 +90,12 @@ def test_every_target_is_about_something_that_is_measured() -> None:
         assert target.metric in METRICS
         assert target.benchmark in {*FULL, "share"}
         for name, values in target.where.items():
-            plan = {"mtu": "mtus", "idle flows": "idle", "IPv": "families", "direction": "directions"}.get(
-                name, name
-            )
+            plan = {
+                "mtu": "mtus",
+                "idle flows": "idle",
+                "IPv": "families",
+                "direction": "directions",
+                "link": "links",
+            }.get(name, name)
             if target.benchmark != "share":
                 assert set(values) <= set(FULL[target.benchmark][plan])

@@ -16,7 +16,9 @@ GATEWAY_MAC = b"\x02\0\0\0\0\xfe"
 GATEWAY_IP = b"\x0a\0\2\2"
 GATEWAY_IP6 = b"\xfd" + bytes(14) + b"\2"
 
-KINDS = ("stream", "vpnkit", "datagram", "sequence")
+KINDS = ("stream", "headers", "vpnkit", "datagram", "sequence")
+HEADER = bytes(10)
+"""A virtio-net header that says nothing; what `headers` has in front of each frame."""
 
 
 def mac_of(number: int) -> bytes:
@@ -61,16 +63,18 @@ class GuestEnd:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.framing: Framing | None = {"stream": QEMU, "vpnkit": HYPERKIT}.get(kind)
+        self.framing: Framing | None = {"stream": QEMU, "headers": QEMU, "vpnkit": HYPERKIT}.get(kind)
+        self.header = HEADER if kind == "headers" else b""
         types = {"datagram": socket.SOCK_DGRAM, "sequence": socket.SOCK_SEQPACKET}
         self.theirs, self.sock = socket.socketpair(socket.AF_UNIX, types.get(kind, socket.SOCK_STREAM))
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self._unread = b""
-        self._deframer = Deframer(self.framing or QEMU, MAX_FRAME, DropCounters())
+        self._deframer = Deframer(self.framing or QEMU, len(self.header) + MAX_FRAME, DropCounters())
 
     def send(self, frame: bytes) -> None:
         """All of it, or BlockingIOError."""
+        frame = self.header + frame
         data = frame if self.framing is None else self.framing.header(len(frame)) + frame
         if self.sock.send(data) < len(data):
             raise BlockingIOError
@@ -90,7 +94,7 @@ class GuestEnd:
                 continue
             self._unread += data
             found, used = self._deframer.find(memoryview(self._unread))
-            frames += map(bytes, found)
+            frames += (bytes(frame[len(self.header) :]) for frame in found)
             self._unread = self._unread[used:]
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from tests.link.segments import (
 from tunstack.errors import DropCounters, DropReason
 from tunstack.limits import MAX_FRAME, Limits
 from tunstack.link.devices.datagram import DatagramDevice
-from tunstack.link.devices.framed import FramedDevice
+from tunstack.link.devices.framed import FramedDevice, lent_offloads
 from tunstack.link.devices.segment import TRUST, Port, SegmentDevice
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.ethernet import BROADCAST
@@ -73,7 +73,10 @@ class World:
         if guest.framing is None:
             device = DatagramDevice(guest.theirs, mtu=MTU, drops=self.drops)
         else:
-            device = StreamDevice(guest.theirs, mtu=MTU, drops=self.drops, framing=guest.framing)
+            offloads = lent_offloads(MTU) if guest.header else None  # all of them
+            device = StreamDevice(
+                guest.theirs, mtu=MTU, drops=self.drops, framing=guest.framing, offloads=offloads
+            )
         port = self.segment.connect(device, is_isolated=is_isolated, is_guarded=is_guarded)
         port.on_closed = self.gone.append
         self.guests[port.number] = guest
