@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 import random
 import select
@@ -18,8 +20,10 @@ from tests.native.frames import Tcp
 from tunstack import native
 from tunstack.errors import DropCounters
 from tunstack.limits import MAX_FRAME, Limits
-from tunstack.link.devices.base import DeviceClosed
+from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.devices.framed import lent_offloads
 from tunstack.link.devices.stream import StreamDevice
+from tunstack.link.devices.vnet_header import VNET_HEADER, parse_frame
 from tunstack.link.framings import QEMU, Deframer, Framing
 from tunstack.link.transmit import TransmitQueue
 from tunstack.native import fastpath
@@ -327,3 +331,116 @@ def test_the_end_of_a_stream_that_was_taken_back_comes_behind_its_frames() -> No
         assert [packet.tobytes() for packet in link.device.read_batch(9)] == [b"last"]
         with pytest.raises(DeviceClosed):
             link.device.read_batch(9)
+
+
+# Links with a virtio-net header in front of each frame.
+
+HEADERS = st.one_of(
+    st.just(bytes(10)),
+    st.binary(min_size=10, max_size=10),
+    st.builds(
+        VNET_HEADER.pack,
+        st.sampled_from((0, 1, 2, 3)),
+        st.sampled_from((0, 1, 4, 5, 0x81, 0x84, 3, 0x80)),
+        st.integers(0, 100),
+        st.sampled_from((0, 1, 100, 1400)),
+        st.integers(0, 60),
+        st.integers(0, 60),
+    ),
+)
+OFFLOADS = st.builds(
+    functools.partial(Offloads, l2=True, mtu=MTU, max_frame=MAX_FRAME),
+    checksum=st.booleans(),
+    tso4=st.booleans(),
+    tso6=st.booleans(),
+    uso=st.booleans(),
+)
+
+
+def facts(packet: Packet) -> tuple[bytes, int, int, int, int, int]:
+    checksum = Checksum.UNKNOWN if packet.checksum == Checksum.UNTOLD else packet.checksum
+    gso = (packet.gso_size, packet.gso_type) if packet.gso_size else (0, 0)
+    return packet.tobytes(), *gso, checksum, packet.csum_start, packet.csum_offset
+
+
+@contextlib.contextmanager
+def header_pair(offloads: Offloads, *, trusted: bool = False) -> Iterator[tuple[StreamDevice, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    device = StreamDevice(ours, mtu=MTU, offloads=offloads, is_trusted=trusted)
+    with theirs, contextlib.closing(device):
+        yield device, theirs
+
+
+def borrowed(device: StreamDevice, stack: contextlib.ExitStack) -> fastpath.FastPath:
+    epoll = stack.enter_context(contextlib.closing(select.epoll()))
+    epoll.register(device.fileno(), select.EPOLLIN)
+    fast = fastpath.FastPath(1, epoll_fd=epoll.fileno(), device_fd=device.fileno(), mac=MAC)
+    assert device.lend(fast)
+    return fast
+
+
+@given(
+    st.lists(st.tuples(HEADERS, st.one_of(st.integers(0, 100), st.just(MAX_FRAME), st.just(MAX_FRAME + 1)))),
+    st.booleans(),
+    st.randoms(),
+)
+def test_both_read_the_same_of_any_headers(
+    parts: list[tuple[bytes, int]], trusted: bool, rng: random.Random
+) -> None:
+    frames = [header + rng.randbytes(size) for header, size in parts]
+    stream = b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
+    stream += b"\0\0\0\4abcd"  # too short for a header
+    everything = lent_offloads(MTU)
+    found, counts = [], []
+    for is_lent in (False, True):
+        packets = []
+        with header_pair(everything, trusted=trusted) as (device, theirs), contextlib.ExitStack() as stack:
+            fast = borrowed(device, stack) if is_lent else None
+            left = stream
+            while left:
+                with contextlib.suppress(BlockingIOError):
+                    left = left[theirs.send(left[: 1 << 17]) :]
+                if fast is None:
+                    packets += [facts(packet) for packet in device.read_batch(64)]
+                    continue
+                while fast.run(0, 0, 3) and not fast.c.device_errno:
+                    packets += [facts(packet) for packet in device.take_frames(fast.frames())]
+                    fast.flush()
+                device.flush()
+            device.flush()
+            found.append(packets)
+            counts.append(device.drops.as_dict())
+    assert found[0] == found[1]
+    assert counts[0] == counts[1]
+
+
+@given(OFFLOADS, st.lists(PACKETS, max_size=8))
+def test_both_write_the_same_whatever_was_agreed_on(offloads: Offloads, packets: list[Packet]) -> None:
+    """What the other end does not take is cut and completed; the rest goes with its header."""
+    if not offloads.checksum:  # without it nothing else can be left to the other end
+        offloads = dataclasses.replace(offloads, tso4=False, tso6=False, uso=False)
+    arrived = []
+    for is_lent in (False, True):
+        data = bytearray()
+        with header_pair(offloads) as (device, theirs), contextlib.ExitStack() as stack:
+            if is_lent:
+                borrowed(device, stack)
+            queue = TransmitQueue(device, Limits(), DropCounters())
+            for packet in packets:
+                queue.push([packet])
+                while not (queue.flush() and device.flush()):
+                    data += theirs.recv(1 << 20)
+            with contextlib.suppress(BlockingIOError):
+                while chunk := theirs.recv(1 << 20):
+                    data += chunk
+            assert not device.write_errors
+        arrived.append(frames_of(bytes(data)))
+    assert arrived[0] == arrived[1]
+
+
+def frames_of(data: bytes) -> list[tuple[bytes, int, int, int, int, int]]:
+    frames, used = Deframer(QEMU, MAX_FRAME + 10, DropCounters()).find(memoryview(data))
+    assert used == len(data)
+    return [facts(parse_frame(frame)) for frame in frames]
