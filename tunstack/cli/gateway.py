@@ -61,6 +61,9 @@ def command(config: str | None, once: bool, **options: Any) -> None:
     bess:///PATH          User Mode Linux: vec0:transport=bess,dst=PATH
     vpnkit:///PATH        hyperkit
     stdio:                standard input and output, framed as by vpnkit
+    vsock://:PORT         tunstack agent, or gvforwarder; in the same way
+                          unix:///PATH, tcp://HOST:PORT, hvsock://VM/SERVICE,
+                          unix:///PATH?port=N (hybrid vsock)
 
     \b
     Behind ?, with & between them:
