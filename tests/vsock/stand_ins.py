@@ -6,6 +6,7 @@ host. `pieces` is how many bytes are sent at once in the handshake, so that answ
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import socket
@@ -19,7 +20,7 @@ class Refuse(Exception):
     """Say these bytes, and close."""
 
 
-class StandIn:
+class StandIn(abc.ABC):
     """A server; `asked` is what its clients asked for."""
 
     def __init__(
@@ -72,9 +73,9 @@ class StandIn:
         for at in range(0, len(data), self._pieces):
             client.sendall(data[at : at + self._pieces])
 
+    @abc.abstractmethod
     def shake_hands(self, client: socket.socket) -> bytes:
         """Read what the client asks for; the last answer is returned."""
-        raise NotImplementedError
 
 
 class Monitor(StandIn):
