@@ -83,7 +83,7 @@ class _Attempt:
             if isinstance(address, TcpAddress):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             elif isinstance(address, (UnixAddress, HybridAddress)):
-                # It does not grow as TCP's does, and what waits in it keeps both ends from waiting for each other.
+                # It does not grow as TCP's does; what waits in it keeps both ends from waiting.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
             sock.connect(socket_address(address))
         except BlockingIOError as error:
