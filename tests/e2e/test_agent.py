@@ -233,6 +233,21 @@ def test_a_link_that_is_cut_at_any_byte(
         running.end()
 
 
+def test_an_interface_that_others_take_down_and_away(tmp_path: pathlib.Path) -> None:
+    with gateway("--listen", f"unix://{tmp_path}/link"), guest(f"unix://{tmp_path}/link") as one:
+        one.start()
+        one.wait_for("address")
+        one.run("ip", "link", "set", "tap0", "down")
+        one.run("ip", "link", "set", "tap0", "up")
+        one.run("ip", "route", "add", "default", "via", HOST)
+        assert one.seconds_until_it_pings(HOST) < 3
+        one.run("ip", "link", "delete", "tap0")
+        one.wait_for("has been deleted")
+        assert one.agent is not None
+        one.agent.communicate(timeout=10)
+        assert one.agent.returncode == 0
+
+
 def test_what_cannot_be_is_told(tmp_path: pathlib.Path) -> None:
     def complaint(*options: str) -> str:
         words = [sys.executable, "-m", "tunstack", "agent", *options]

@@ -128,6 +128,9 @@ class LinkService:
                 client.setblocking(False)
                 try:
                     device = await self._welcome(client)
+                except BaseException:
+                    client.close()
+                    raise
                 finally:
                     strangers.release()
                 if device is None:

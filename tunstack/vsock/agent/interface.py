@@ -99,7 +99,8 @@ class Interface:
     def restore_resolvers(self) -> None:
         """What the file had before."""
         if self._resolv_conf is not None and self._former is not None:
-            _write(self._resolv_conf, self._former)
+            with contextlib.suppress(OSError):  # there is nobody left to be told
+                _write(self._resolv_conf, self._former)
             self._former = None
 
     def _write_resolvers(self, path: str, wanted: Addresses) -> None:
@@ -144,7 +145,8 @@ def open_interface(
             yield interface
         finally:
             if not keep:
-                fcntl.ioctl(device.fileno(), TUNSETPERSIST, 0)
+                with contextlib.suppress(OSError):  # somebody has deleted it
+                    fcntl.ioctl(device.fileno(), TUNSETPERSIST, 0)
     except OSError as error:
         raise InterfaceError(f"the interface {name} cannot be set up: {error.strerror or error}") from None
     finally:

@@ -81,7 +81,7 @@ class LeaseKeeper:
 
     def _receive(self) -> None:
         now = trio.current_time()
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # nothing more; or the interface was down, and says so once
             while True:
                 packet = self._packets.recv(65536)
                 with contextlib.suppress(BadPacket):
@@ -97,6 +97,12 @@ class LeaseKeeper:
         if lease == self._lease:
             return
         self._lease = lease
+        try:
+            self._configure(lease)
+        except OSError as error:  # somebody has taken the interface down, or away
+            self._tell(f"what the server says cannot be set: {error.strerror or error}")
+
+    def _configure(self, lease: Lease | None) -> None:
         if lease is None:
             self._tell("the address is not ours any more")
             self._interface.configure(NO_ADDRESSES)
