@@ -65,6 +65,13 @@ def run_trio(function: Callable[..., Awaitable[Result]], *arguments: Any) -> Res
         raise Failure("this is a fault of tunstack; please report the lines above") from None
 
 
+def first_of(error: BaseException) -> Any:
+    """One of the errors in a group, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     """Cancel `scope` whenever one of `signals` comes."""
     async for _ in signals:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, cancel_on_signal, run_trio
+from tunstack.cli import Failure, GuestCommand, cancel_on_signal, first_of, run_trio
 
 if TYPE_CHECKING:
     from tunstack.vsock.agent.agent import AgentSettings
@@ -92,17 +92,11 @@ async def _run(settings: AgentSettings) -> Failure | None:
             try:
                 await run_agent(settings, tell)
             except* InterfaceError as errors:
-                failure = Failure(str(_first(errors)))
+                failure = Failure(str(first_of(errors)))
             except* Gone as errors:
-                tell(str(_first(errors)))
+                tell(str(first_of(errors)))
             nursery.cancel_scope.cancel()
     return failure
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _settings(options: dict[str, Any]) -> AgentSettings:

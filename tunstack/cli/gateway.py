@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, run_trio
+from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, first_of, run_trio
 from tunstack.cli.options import Settings, guest_options
 
 if TYPE_CHECKING:
@@ -165,11 +165,11 @@ async def _serve(
                     async with beside(functools.partial(_follow, file, gateway, services, tell)):
                         await services.run(links)
             except* LinkError as errors:
-                failure = Failure(f"--listen: {_first(errors)}")
+                failure = Failure(f"--listen: {first_of(errors)}")
             except* OSError as errors:
-                failure = failure_of(_first(errors))
+                failure = failure_of(first_of(errors))
             except* DhcpError as errors:
-                failure = Failure(str(_first(errors)))
+                failure = Failure(str(first_of(errors)))
             nursery.cancel_scope.cancel()
     return failure
 
@@ -197,10 +197,3 @@ async def _follow(
             tell(f"'{file.path}' was read again")
             if has_more:
                 tell("what it says beside links and DNS is done when the gateway is started anew")
-
-
-def _first(error: BaseException) -> Any:
-    """One of the errors in a group, however deep."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -15,6 +15,7 @@ import socket
 from tunstack.nat.context import Context
 
 AF_HYPERV = 34
+"""Windows' hvsocket.h; Python has the name from 3.12 on, there alone."""
 LINGER = 5.0
 """Seconds."""
 MOST = 1024

@@ -24,6 +24,7 @@ from typing import Any
 
 import trio
 
+from tunstack.nat.linger import AF_HYPERV
 from tunstack.vsock.addresses import (
     Address,
     HybridAddress,
@@ -38,7 +39,6 @@ BACKLOG = 128
 CONNECT_TIMEOUT = 10.0
 """Seconds until a Hyper-V peer that does not answer counts as silent."""
 
-AF_HYPERV = 34
 HV_PROTOCOL_RAW = 1
 HVSOCKET_CONNECT_TIMEOUT = 1
 """Windows' hvsocket.h; the protocol is the options' level, too, and the time-out is in milliseconds."""
