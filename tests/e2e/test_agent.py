@@ -16,8 +16,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.lab.agent import TRANSFER, AgentGuest
-from tests.lab.gateway import HOST, Running
+from tests.lab.agent import AgentGuest
+from tests.lab.gateway import HOST, TRANSFER, Running, exchange
 
 pytestmark = pytest.mark.netns
 
@@ -44,24 +44,6 @@ def gateway(*options: str) -> Iterator[Running]:
         running.kill()
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def transfer(one: AgentGuest, count: int) -> None:
-    """`count` bytes each way between the guest and the host, with equal digests."""
-    port = free_port()
-    words = [sys.executable, "-I", str(TRANSFER), "serve", str(port)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
-        ours = one.run(sys.executable, "-I", str(TRANSFER), HOST, str(port), str(count))
-        theirs, _ = server.communicate(timeout=60)
-    here, there = json.loads(ours), json.loads(theirs)
-    assert (here["sent"], here["received"]) == (there["received"], there["sent"])
-
-
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_guest_behind_an_agent(plain: bool, tmp_path: pathlib.Path) -> None:
     url = f"unix://{tmp_path}/link"
@@ -72,7 +54,7 @@ def test_a_guest_behind_an_agent(plain: bool, tmp_path: pathlib.Path) -> None:
         assert one.pings(HOST)
         assert one.run("dig", "+short", "@10.0.2.3", "gateway.tunstack.internal") == f"{HOST}\n"
         assert one.run("dig", "+short", "@10.0.2.3", "agent.tunstack.internal") == f"{ADDRESS}\n"
-        transfer(one, 20 * MB)
+        exchange(one.run, 20 * MB)
         one.end()
         assert one.run("ip", "link", "show", "tap0", check=False) == ""
 
@@ -134,7 +116,7 @@ def test_an_agent_that_is_killed_leaves_the_interface_to_the_next_one(tmp_path: 
         one.start()
         assert one.seconds_until_it_pings(HOST) < 3
         one.wait_for(f"address {ADDRESS}/24")
-        transfer(one, MB)
+        exchange(one.run, MB)
         one.end()
 
 
@@ -152,7 +134,7 @@ def test_a_gateway_that_is_killed_is_found_again(tmp_path: pathlib.Path) -> None
         with gateway("--listen", url):
             assert one.seconds_until_it_pings(HOST) < 3
             assert one.address() == ADDRESS
-            transfer(one, MB)
+            exchange(one.run, MB)
         one.end()
 
 
@@ -226,7 +208,7 @@ def test_a_link_that_is_cut_at_any_byte(
         cutter.budgets = early + late
         one.start()
         one.seconds_until_it_pings(HOST)
-        transfer(one, 5 * MB)
+        exchange(one.run, 5 * MB)
         assert cutter.cuts >= len(early) and one.address() == ADDRESS
         assert one.seconds_until_it_pings(HOST) < 3
         one.end()

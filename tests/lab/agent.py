@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 import select
 import subprocess
 import sys
 import time
 
-TRANSFER = pathlib.Path(__file__).with_name("transfer.py")
 PATIENCE = 20.0
 
 

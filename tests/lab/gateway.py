@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 GUEST = pathlib.Path(__file__).with_name("stream_guest.py")
 """A Linux guest behind a framed link, as a script."""
+TRANSFER = pathlib.Path(__file__).with_name("transfer.py")
+"""Bytes both ways, as a script."""
 HOST = "10.0.2.2"
 """The gateway's address, which means the host's 127.0.0.1."""
 
@@ -53,3 +58,16 @@ class Running:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
+
+
+def exchange(run: Callable[..., str], count: int) -> None:
+    """`count` bytes each way between a guest, in which `run` runs a command, and the host."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    words = [sys.executable, "-I", str(TRANSFER)]
+    with subprocess.Popen([*words, "serve", port], stdout=subprocess.PIPE, text=True) as server:
+        ours = run(*words, HOST, port, str(count))
+        theirs, _ = server.communicate(timeout=60)
+    here, there = json.loads(ours), json.loads(theirs)
+    assert (here["sent"], here["received"]) == (there["received"], there["sent"])

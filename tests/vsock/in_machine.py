@@ -18,6 +18,7 @@ import trio
 from tests.lab.agent import AgentGuest
 from tests.lab.gateway import HOST, Running
 from tests.nat.world import A, ramp, read_all, world
+from tests.vsock.test_dialers import carry_both_ways
 from tunstack.nat.dialer import Refusal, refusal_of
 from tunstack.vsock import sockets
 from tunstack.vsock.addresses import CID_ANY, CID_LOCAL, VsockAddress
@@ -128,16 +129,7 @@ def test_a_guests_flow_to_a_vsock_service(address: VsockAddress) -> None:
         outer, _ = server.accept()
         outer.setblocking(False)
         with outer:
-            got, back, sent, returned = bytearray(), bytearray(), 0, 0
-            while len(got) < len(data) or len(back) < len(data):
-                sent += connection.send(data[sent : sent + 65536])
-                with contextlib.suppress(BlockingIOError):
-                    got += outer.recv(65536)
-                with contextlib.suppress(BlockingIOError):
-                    returned += outer.send(data[returned : returned + 65536])
-                w.step()
-                back += read_all(connection)
-            assert bytes(got) == bytes(back) == data
+            carry_both_ways(w, connection, outer, data)
             connection.shutdown()
             w.run(0.05)
             assert outer.recv(1) == b""

@@ -66,6 +66,20 @@ def test_a_unix_service_behind_an_address_of_the_network(tmp_path: pathlib.Path)
         assert w.resets == [(SERVICE, 91)] and w.dropped(DropReason.POLICY) == 1
 
 
+def carry_both_ways(w: World, connection: Connection, outer: socket.socket, data: bytes) -> None:
+    """All of `data` from the guest to `outer`, which never blocks, and as much back."""
+    got, back, sent, returned = bytearray(), bytearray(), 0, 0
+    while len(got) < len(data) or len(back) < len(data):
+        sent += connection.send(data[sent : sent + 65536])
+        with contextlib.suppress(BlockingIOError):
+            got += outer.recv(65536)
+        with contextlib.suppress(BlockingIOError):
+            returned += outer.send(data[returned : returned + 65536])
+        w.step()
+        back += read_all(connection)
+    assert bytes(got) == bytes(back) == data
+
+
 def test_a_megabyte_each_way_over_a_unix_socket(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "service"
     data = ramp(1 << 20)
@@ -75,16 +89,7 @@ def test_a_megabyte_each_way_over_a_unix_socket(tmp_path: pathlib.Path) -> None:
         outer, _ = server.accept()
         outer.setblocking(False)
         with outer:
-            got, back, sent, returned = bytearray(), bytearray(), 0, 0
-            while len(got) < len(data) or len(back) < len(data):
-                sent += connection.send(data[sent : sent + 65536])
-                with contextlib.suppress(BlockingIOError):
-                    got += outer.recv(65536)
-                with contextlib.suppress(BlockingIOError):
-                    returned += outer.send(data[returned : returned + 65536])
-                w.step()
-                back += read_all(connection)
-            assert bytes(got) == bytes(back) == data
+            carry_both_ways(w, connection, outer, data)
 
 
 def test_a_service_that_goes_is_a_reset_for_the_guest(tmp_path: pathlib.Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import vm
-from tests.lab.gateway import HOST, Running
+from tests.lab.gateway import HOST, Running, exchange
 from tests.lab.vm import Vm
 
 pytestmark = pytest.mark.netns
@@ -79,31 +78,19 @@ def gateway(folder: pathlib.Path, *options: str) -> Iterator[Running]:
         running.kill()
 
 
-def transfer(machine: Vm, count: int) -> None:
-    """`count` bytes each way, with equal digests."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    script = ROOT / "tests" / "lab" / "transfer.py"
-    words = [sys.executable, "-I", str(script), "serve", str(port)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
-        ours = machine.run(f"{sys.executable} -I {script} {HOST} {port} {count}", patience=200)
-        theirs, _ = server.communicate(timeout=60)
-    import json
-
-    here, there = json.loads(ours), json.loads(theirs)
-    assert (here["sent"], here["received"]) == (there["received"], there["sent"])
-
-
 def check_link(tmp_path: pathlib.Path, count: int) -> None:
     with machine_with_vsock(tmp_path) as machine:
+
+        def run(*words: str) -> str:
+            return machine.run(" ".join(words), patience=200)
+
         with gateway(tmp_path) as first:
             start_agent(machine)
             first.wait_for("is connected")
             wait_until(machine, PINGS)
             assert "10.0.2.100/24" in machine.run("ip address show dev tap0")
             assert machine.run("dig +short gateway.tunstack.internal") == f"{HOST}\n"  # by its resolv.conf
-            transfer(machine, count)
+            exchange(run, count)
             machine.run("kill -9 $(cat /run/agent.pid)")
             assert "10.0.2.100/24" in machine.run("ip address show dev tap0")
             first.wait_for("has gone")
@@ -114,7 +101,7 @@ def check_link(tmp_path: pathlib.Path, count: int) -> None:
         assert "10.0.2.100/24" in machine.run("ip address show dev tap0")
         with gateway(tmp_path):
             assert wait_until(machine, PINGS) < 3
-            transfer(machine, 1_000_000)
+            exchange(run, 1_000_000)
 
 
 def test_an_agent_in_a_machine_and_a_gateway_at_the_host(tmp_path: pathlib.Path) -> None:
