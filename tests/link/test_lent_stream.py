@@ -382,13 +382,15 @@ def borrowed(device: StreamDevice, stack: contextlib.ExitStack) -> fastpath.Fast
 
 
 @given(
-    st.lists(st.tuples(HEADERS, st.one_of(st.integers(0, 100), st.just(MAX_FRAME), st.just(MAX_FRAME + 1)))),
+    st.lists(
+        st.tuples(HEADERS, st.one_of(st.integers(0, 100), st.just(MAX_FRAME), st.just(MAX_FRAME + 1))),
+        max_size=12,
+    ),
     st.booleans(),
-    st.randoms(),
+    st.integers(0, 1 << 32),
 )
-def test_both_read_the_same_of_any_headers(
-    parts: list[tuple[bytes, int]], trusted: bool, rng: random.Random
-) -> None:
+def test_both_read_the_same_of_any_headers(parts: list[tuple[bytes, int]], trusted: bool, seed: int) -> None:
+    rng = random.Random(seed)
     frames = [header + rng.randbytes(size) for header, size in parts]
     stream = b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
     stream += b"\0\0\0\4abcd"  # too short for a header
