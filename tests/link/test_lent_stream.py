@@ -400,10 +400,11 @@ def test_both_read_the_same_of_any_headers(parts: list[tuple[bytes, int]], trust
         packets = []
         with header_pair(everything, trusted=trusted) as (device, theirs), contextlib.ExitStack() as stack:
             fast = borrowed(device, stack) if is_lent else None
-            left = stream
-            while left:
+            left, more = stream, 40  # rounds after the last byte: each reads 64 KiB, of 1 MiB at the most
+            while left or more:
+                more -= not left
                 with contextlib.suppress(BlockingIOError):
-                    left = left[theirs.send(left[: 1 << 17]) :]
+                    left = left[theirs.send(left[: 1 << 17]) :] if left else left
                 if fast is None:
                     packets += [facts(packet) for packet in device.read_batch(64)]
                     continue
