@@ -265,6 +265,7 @@ def test_two_machines_of_different_kinds(tmp_path: pathlib.Path) -> None:
         running.end()
 
 
+@pytest.mark.slow  # tests/e2e/test_agent.py restarts gateways in every run
 @pytest.mark.parametrize(("kind", "how"), [("qemu", "listen"), ("uml", "fd")])
 def test_a_gateway_that_starts_anew_under_a_machine(kind: str, how: str, tmp_path: pathlib.Path) -> None:
     place, source = Place(how, str(tmp_path / "link")), Source(1000)
