@@ -8,7 +8,6 @@ import pathlib
 import socket
 import stat
 import sys
-from typing import Any
 
 import pytest
 import trio
@@ -20,9 +19,9 @@ from tests.vsock.test_relay import disguised
 from tunstack.errors import DropCounters
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.nat import linger
-from tunstack.nat.dialer import Outcome
+from tunstack.nat.dialer import Dial, Done, Outcome
 from tunstack.nat.linger import AF_HYPERV, LINGER
-from tunstack.nat.tcp import TcpNat
+from tunstack.nat.routes import Match, Route
 from tunstack.vsock import sockets
 from tunstack.vsock.addresses import (
     VM_IDS,
@@ -33,6 +32,7 @@ from tunstack.vsock.addresses import (
     UnixAddress,
     VsockAddress,
 )
+from tunstack.vsock.dialers import AddressDialer
 from tunstack.vsock.handshakes import Refused, hybrid
 from tunstack.vsock.sockets import Unsupported, connect, detached, listening, shake_hands, socket_address
 
@@ -212,7 +212,9 @@ def test_a_guests_flow_over_it_ends_when_it_is_safe(monkeypatch: pytest.MonkeyPa
     """
     monkeypatch.setattr(linger, "LOSSY_FAMILIES", {socket.AF_VSOCK})
     with socket.create_server(("127.0.0.1", 0)) as server, world() as w:
-        _disguise_dials(w, monkeypatch)
+        dialer = Disguising(w, TcpAddress("127.0.0.1", port_of(server)))
+        match = Match(address=LOOPBACK_ALIAS, bits=32)
+        w.nat.tcp.routes.add(Route(match=match, dialer=dialer, is_end=True))
         connection = w.connect(LOOPBACK_ALIAS, port_of(server))
         w.until(lambda: connection.established)
         outer, _ = server.accept()
@@ -232,13 +234,16 @@ def test_a_guests_flow_over_it_ends_when_it_is_safe(monkeypatch: pytest.MonkeyPa
         assert w.nat.descriptors_used == 0
 
 
-def _disguise_dials(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every socket that is dialled is an AF_VSOCK one by name."""
-    finish = type(w.nat.tcp).finish
+class Disguising:
+    """A dialer of an address whose sockets are AF_VSOCK ones by name."""
 
-    def disguising(self: TcpNat, pending: Any, outcome: Outcome, now: float) -> None:
-        if isinstance(outcome, socket.socket):
-            outcome = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM, 0, fileno=outcome.detach())
-        finish(self, pending, outcome, now)
+    def __init__(self, w: World, address: TcpAddress) -> None:
+        self._dialer = AddressDialer(w.poller, address)
 
-    monkeypatch.setattr(type(w.nat.tcp), "finish", disguising)
+    def dial(self, dst: bytes, dst_port: int, now: float, done: Done) -> Dial:
+        def disguised_done(outcome: Outcome, now: float) -> None:
+            if isinstance(outcome, socket.socket):
+                outcome = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM, 0, fileno=outcome.detach())
+            done(outcome, now)
+
+        return self._dialer.dial(dst, dst_port, now, disguised_done)
