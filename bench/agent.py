@@ -59,7 +59,7 @@ class AgentGateway(Gateway):
             listens = Path(self._folder.name, "link")
             wait_until(lambda: listens.exists() or process.poll() is not None, 20, "no socket of the link")
             words = ("-m", "tunstack", "agent", "--connect", self._url, "--resolv-conf", "none")
-            self._agent = super().spawn(self.guest.command(sys.executable, *words, *self._options))
+            self.spawn_beside(self.guest.command(sys.executable, *words, *self._options))
         except BaseException:
             process.kill()
             process.wait()
@@ -68,10 +68,6 @@ class AgentGateway(Gateway):
 
     def close(self) -> str:
         """See `Gateway`."""
-        if self._log.closed:
-            return ""
-        self._agent.terminate()
-        self._agent.wait()
         said = super().close()
         self._folder.cleanup()
         return said

@@ -67,6 +67,11 @@ class Program:
         # A file, not a pipe: nobody reads while the measurement runs.
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes]
+        self._beside: list[subprocess.Popen[bytes]] = []
+
+    def spawn_beside(self, command: list[str]) -> None:
+        """Start another one, which ends before the program does, and whose CPU time does not count."""
+        self._beside.append(Program.spawn(self, command))
 
     def spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Start one; what it says is kept."""
@@ -95,6 +100,9 @@ class Program:
         """End it; returns what it said, the first time."""
         if self._log.closed:
             return ""
+        for process in self._beside:
+            process.kill()
+            process.wait()
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(10)
@@ -241,9 +249,7 @@ class Gvproxy(Gateway):
             guest.run("ip", "route", "add", "default", "via", "192.168.127.1")
             enter = guest.command()[:-1]
             options = ("-url", "unix:///connect", "-iface", "tap0", "-preexisting", "-mtu", str(self._mtu))
-            self._forwarder = super().spawn(
-                [*enter, f"--root={self._root.name}", "--", "/gvforwarder", *options]
-            )
+            self.spawn_beside([*enter, f"--root={self._root.name}", "--", "/gvforwarder", *options])
         except BaseException:
             process.kill()
             process.wait()
@@ -254,8 +260,6 @@ class Gvproxy(Gateway):
         """See `Gateway`."""
         if self._log.closed:
             return ""
-        self._forwarder.kill()
-        self._forwarder.wait()
         said = super().close()
         run("umount", f"{self._root.name}/dev/net/tun")
         self._root.cleanup()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.lab.agent import AgentGuest
 from tests.lab.gateway import HOST, TRANSFER, Running, exchange
+from tests.lab.server import ThreadServer, listening_at
 
 pytestmark = pytest.mark.netns
 
@@ -138,28 +139,19 @@ def test_a_gateway_that_is_killed_is_found_again(tmp_path: pathlib.Path) -> None
         one.end()
 
 
-class Cutter:
+class Cutter(ThreadServer):
     """A way to a UNIX socket that ends each connection after so many bytes in one direction."""
 
     def __init__(self, path: str, target: str) -> None:
+        super().__init__(listening_at(path))
         self._target = target
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
         self.budgets: list[tuple[int, int]] = []
         """Bytes for the next connections, from the guest and to it; without one they last."""
         self.cuts = 0
-        threading.Thread(target=self._serve, daemon=True).start()
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                budgets = self.budgets.pop(0) if self.budgets else (1 << 60, 1 << 60)
-                threading.Thread(target=self._join, args=(client, *budgets), daemon=True).start()
-
-    def _join(self, client: socket.socket, up: int, down: int) -> None:
-        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+    def handle(self, client: socket.socket) -> None:
+        up, down = self.budgets.pop(0) if self.budgets else (1 << 60, 1 << 60)
+        with socket.socket(socket.AF_UNIX) as server:
             server.connect(self._target)
             back = threading.Thread(target=self._carry, args=(server, client, down), daemon=True)
             back.start()
@@ -175,9 +167,6 @@ class Cutter:
         for sock in (source, sink):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 ENDLESS = st.just(1 << 60)
@@ -202,7 +191,7 @@ def test_a_link_that_is_cut_at_any_byte(
     with (
         tempfile.TemporaryDirectory() as folder,
         gateway("--listen", f"unix://{folder}/server") as running,
-        contextlib.closing(Cutter(f"{folder}/way", f"{folder}/server")) as cutter,
+        Cutter(f"{folder}/way", f"{folder}/server") as cutter,
         guest(f"unix://{folder}/way", *(["--plain"] if plain else [])) as one,
     ):
         cutter.budgets = early + late

@@ -19,19 +19,18 @@ def netdev(path: str) -> str:
 
 
 def test_ipxe_gets_an_address_and_gets_it_again_and_fetches(gateway: Running, path: str) -> None:
-    source = Source(3_000_000)
-    commands = [
-        *("dhcp net0", "echo first ${net0/ip} ${net0/gateway} ${net0/dns}", "ifclose net0"),
-        *(
-            "dhcp net0",
-            "echo again ${net0/ip}",
-            "nslookup name gateway.tunstack.internal ||",
-            "echo name ${name}",
-        ),
-        f"imgfetch --name file http://{HOST}:{source.port}/file && echo fetched",
-    ]
-    said = firmware.run_ipxe(netdev(path), MAC, commands)
-    source.close()
+    with Source(3_000_000) as source:
+        commands = [
+            *("dhcp net0", "echo first ${net0/ip} ${net0/gateway} ${net0/dns}", "ifclose net0"),
+            *(
+                "dhcp net0",
+                "echo again ${net0/ip}",
+                "nslookup name gateway.tunstack.internal ||",
+                "echo name ${name}",
+            ),
+            f"imgfetch --name file http://{HOST}:{source.port}/file && echo fetched",
+        ]
+        said = firmware.run_ipxe(netdev(path), MAC, commands)
     assert "first 10.0.2.100 10.0.2.2 10.0.2.3" in said
     assert "again 10.0.2.100" in said
     assert "fetched" in said

@@ -8,26 +8,25 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.test_ctl import Shell, ctl, refused
+from tests.lab.server import ThreadServer, listening_at
 
 pytestmark = pytest.mark.netns
 
 MB = 1_000_000
 PAIR = ["10.0.2.50:80-90", "[fd00::50]:80"]
 CLIENT = """
-import hashlib, socket, sys
+import hashlib, socket, sys, threading
 conn = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
 data = b"tunstack" * (int(sys.argv[3]) // 8)
 got = hashlib.sha256()
 def send():
     conn.sendall(data)
     conn.shutdown(socket.SHUT_WR)
-import threading
 threading.Thread(target=send).start()
 while part := conn.recv(1 << 18):
     got.update(part)
@@ -40,26 +39,19 @@ def runtime(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
+class Echo(ThreadServer):
+    """Sends back what comes."""
+
+    def handle(self, client: socket.socket) -> None:
+        while data := client.recv(1 << 18):
+            client.sendall(data)
+
+
 @contextlib.contextmanager
 def echo(path: pathlib.Path) -> Iterator[str]:
-    """A service at a UNIX socket that sends back what comes."""
-
-    def serve(client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            while data := client.recv(1 << 18):
-                client.sendall(data)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        server.listen()
-        threading.Thread(target=accept, daemon=True).start()
+    """Such a service at a UNIX socket; gives its address."""
+    with Echo(listening_at(str(path))):
         yield f"unix://{path}"
-        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("host", ["10.0.2.50", "fd00::50"])

@@ -8,7 +8,6 @@ import hashlib
 import pathlib
 import re
 import socket
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from tests.lab import vm
 from tests.lab.gateway import Running
+from tests.lab.server import ThreadServer
 from tests.lab.vm import Vm
 
 pytestmark = pytest.mark.netns
@@ -68,31 +68,19 @@ def digest(size: int) -> str:
     return found.hexdigest()
 
 
-class Source:
+class Source(ThreadServer):
     """A server of the host that sends so many bytes to whoever connects, behind a head of HTTP."""
 
     def __init__(self, size: int) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        super().__init__(socket.create_server(("127.0.0.1", 0)))
+        self.port: int = self.listener.getsockname()[1]
         self._size = size
-        threading.Thread(target=self._serve, daemon=True).start()
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._send, args=(client,), daemon=True).start()
-
-    def _send(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            client.recv(4096)
-            client.sendall(f"HTTP/1.0 200 OK\r\nContent-Length: {self._size}\r\n\r\n".encode())
-            for piece in content(self._size):
-                client.sendall(piece)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def handle(self, client: socket.socket) -> None:
+        client.recv(4096)
+        client.sendall(f"HTTP/1.0 200 OK\r\nContent-Length: {self._size}\r\n\r\n".encode())
+        for piece in content(self._size):
+            client.sendall(piece)
 
 
 @dataclasses.dataclass
@@ -203,7 +191,7 @@ def check_all(kind: str, how: str, path: str, rounds: int) -> None:
     options = ("-p", f"127.0.0.1:{forwarded}:80")
     with (
         contextlib.closing(place),
-        contextlib.closing(source),
+        source,
         gateway(place, options=options) as running,
         machines((kind, place)) as (machine,),
     ):
@@ -246,7 +234,7 @@ def test_two_machines_of_different_kinds(tmp_path: pathlib.Path) -> None:
     one, other = Place("unix", str(tmp_path / "one")), Place("bess", str(tmp_path / "other"))
     source = Source(size)
     with (
-        contextlib.closing(source),
+        source,
         gateway(one, other, options=()) as running,
         machines(("qemu", one), ("uml", other)) as (emulated, process),
     ):
@@ -271,7 +259,7 @@ def test_a_gateway_that_starts_anew_under_a_machine(kind: str, how: str, tmp_pat
     place, source = Place(how, str(tmp_path / "link")), Source(1000)
     options = ("--leases", str(tmp_path / "leases"))
     fetch = f"timeout 1 busybox wget -q -O - http://{HOST}:{source.port}/ | sha256sum"
-    with contextlib.closing(place), contextlib.closing(source), contextlib.ExitStack() as stack:
+    with contextlib.closing(place), source, contextlib.ExitStack() as stack:
         running = stack.enter_context(gateway(place, options=options))
         (machine,) = stack.enter_context(machines((kind, place)))
         address = machine.get_address()

@@ -13,54 +13,37 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from types import TracebackType
+
+from tests.lab.server import ThreadServer
 
 
 class Refuse(Exception):
     """Say these bytes, and close."""
 
 
-class StandIn(abc.ABC):
+class StandIn(ThreadServer):
     """A server; `asked` is what its clients asked for."""
 
     def __init__(
         self, listener: socket.socket, target: Callable[[], socket.socket], pieces: int = 1000
     ) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self._target = target
         self._pieces = pieces
         self.asked: list[object] = []
 
-    def __enter__(self) -> StandIn:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._handle, args=(client,), daemon=True).start()
-
-    def _handle(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            try:
-                answer = self.shake_hands(client)
-            except Refuse as refusal:
-                client.sendall(refusal.args[0])
-                return
-            with self._target() as server:
-                self.say(client, answer)
-                back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
-                back.start()
-                self._pump(client, server)
-                back.join()
+    def handle(self, client: socket.socket) -> None:
+        try:
+            answer = self.shake_hands(client)
+        except Refuse as refusal:
+            client.sendall(refusal.args[0])
+            return
+        with self._target() as server:
+            self.say(client, answer)
+            back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+            back.start()
+            self._pump(client, server)
+            back.join()
 
     @staticmethod
     def _pump(source: socket.socket, sink: socket.socket) -> None:

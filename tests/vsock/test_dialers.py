@@ -173,7 +173,7 @@ def proxy(kind: str, server: socket.socket, login: tuple[bytes, bytes] | None = 
 def test_a_proxy_is_asked_for_the_destination(kind: str, login: tuple[bytes, bytes] | None) -> None:
     with listener() as server, proxy(kind, server, login) as asked_one:
         user = "" if login is None else "me:p%3Aw%25@"
-        port = port_of(asked_one._listener)
+        port = port_of(asked_one.listener)
         with routed(f"0.0.0.0/0={kind}://{user}127.0.0.1:{port}") as w:
             check_both_ways(w, w.connect(OUTSIDE, 8080), server)
             wanted = (OUTSIDE, 8080) if kind == "socks5" else b"CONNECT 198.18.0.1:8080 HTTP/1.1"
@@ -189,7 +189,7 @@ def test_a_proxy_is_asked_for_the_destination(kind: str, login: tuple[bytes, byt
 @pytest.mark.parametrize("kind", ["socks5", "http"])
 def test_a_wrong_password_is_prohibited(kind: str) -> None:
     with listener() as server, proxy(kind, server, (b"me", b"right")) as refusing:
-        port = port_of(refusing._listener)
+        port = port_of(refusing.listener)
         with routed(f"0.0.0.0/0={kind}://me:wrong@127.0.0.1:{port}") as w:
             w.connect(OUTSIDE, 80)
             w.until(lambda: w.icmp)
@@ -199,7 +199,7 @@ def test_a_wrong_password_is_prohibited(kind: str) -> None:
 def test_what_a_proxy_could_not_reach_is_told_to_the_guest() -> None:
     with listener() as server, proxy("socks5", server) as refusing:
         assert isinstance(refusing, Socks)
-        with routed(f"0.0.0.0/0=socks5://127.0.0.1:{port_of(refusing._listener)}") as w:
+        with routed(f"0.0.0.0/0=socks5://127.0.0.1:{port_of(refusing.listener)}") as w:
             refusing.reply = 5
             connection = w.connect(OUTSIDE, 80)
             w.until(lambda: connection.closed)

@@ -17,14 +17,13 @@ from tunstack.errors import LocalError
 from tunstack.gateway import link_sockets
 from tunstack.gateway.gateway import Gateway
 from tunstack.gateway.links import Link, LinkError
-from tunstack.limits import MAX_FRAME
-from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.devices.base import DeviceClosed
 from tunstack.link.devices.datagram import DatagramDevice
 from tunstack.link.devices.framed import FramedDevice
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.framings import HYPERKIT, QEMU
 from tunstack.vsock.handshakes import Refused
-from tunstack.vsock.sockets import shake_hands
+from tunstack.vsock.sockets import closed_on_failure, shake_hands
 from tunstack.vsock.upgrade import ALL_OFFLOADS, Terms, accept, can_have_headers
 
 RETRY = 1.0
@@ -127,10 +126,8 @@ class LinkService:
             async def serve(client: socket.socket) -> None:
                 client.setblocking(False)
                 try:
-                    device = await self._welcome(client)
-                except BaseException:
-                    client.close()
-                    raise
+                    with closed_on_failure(client):
+                        device = await self._welcome(client)
                 finally:
                     strangers.release()
                 if device is None:
@@ -230,9 +227,7 @@ class LinkService:
         agreed = await shake_hands(client, accept(mine, refusal))
         if agreed is None:
             return StreamDevice(client, **self._options(), framing=HYPERKIT)
-        able = {name: name in agreed.offloads for name in ALL_OFFLOADS}
-        offloads = Offloads(l2=True, mtu=agreed.mtu, max_frame=MAX_FRAME, **able)
-        return StreamDevice(client, **self._options(), framing=QEMU, offloads=offloads)
+        return StreamDevice(client, **self._options(), framing=QEMU, offloads=agreed.device_offloads)
 
 
 class LinkServices:

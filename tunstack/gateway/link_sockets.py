@@ -8,11 +8,8 @@ import os
 import socket
 from collections.abc import Iterator
 
-import trio
-
 from tunstack.gateway.links import Link, LinkError
 from tunstack.vsock import sockets
-from tunstack.vsock.addresses import UnixAddress
 
 KEEPALIVE = (30, 10, 3)
 """Seconds of silence, seconds between probes, and probes, until a TCP link counts as dead."""
@@ -40,15 +37,7 @@ async def dial(link: Link) -> socket.socket:
     """A socket that is connected to who listens at `link`. OSError."""
     address = link.address
     assert address is not None and not isinstance(address, int)
-    if not isinstance(address, UnixAddress):
-        return await sockets.connect(address)
-    client = trio.socket.socket(socket.AF_UNIX, socket_type(link))
-    try:
-        await client.connect(address.path)
-    except BaseException:
-        client.close()
-        raise
-    return sockets.detached(client)
+    return await sockets.connect(address, socket_type(link))
 
 
 @contextlib.contextmanager
@@ -64,10 +53,8 @@ def bound(link: Link) -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         if isinstance(address, int):
             sock = stack.enter_context(_inherited(link, address))
-        elif isinstance(address, UnixAddress):
-            sock = stack.enter_context(sockets.bind_path(address.path, socket_type(link)))
         else:
-            sock = stack.enter_context(sockets.listening(address))
+            sock = stack.enter_context(sockets.listening(address, socket_type(link)))
         sock.setblocking(False)
         yield sock
 

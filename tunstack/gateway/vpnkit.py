@@ -12,6 +12,7 @@ from typing import Any
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 from construct.core import ConstructError
 
+from tunstack.link.ethernet import local_mac
 from tunstack.nat.dialer import Refusal
 from tunstack.vsock.handshakes import Handshake, Refused
 
@@ -39,8 +40,7 @@ def serve(mtu: int) -> Handshake:
 
 def mac_of(uuid: bytes) -> bytes:
     """The MAC of the interface with that UUID: always the same, and nobody else's."""
-    digest = hashlib.sha256(b"tunstack vpnkit" + uuid).digest()
-    return bytes((digest[0] & 0xFC | 2,)) + digest[1:6]
+    return local_mac(hashlib.sha256(b"tunstack vpnkit" + uuid).digest())
 
 
 def _parse(form: Struct, data: bytes, complaint: str) -> Any:

@@ -38,6 +38,11 @@ def is_group(mac: Buffer) -> bool:
     return bool(mac[0] & 1)
 
 
+def local_mac(seed: Buffer) -> bytes:
+    """The locally administered MAC of one interface (IEEE 802, bits 0 and 1) of 6 bytes of a digest."""
+    return bytes((seed[0] & 0xFC | 2, *seed[1:6]))
+
+
 def is_station(mac: Buffer) -> bool:
     """Whether `mac` can be the address of one interface: neither a group nor all zero."""
     return not mac[0] & 1 and mac != ZERO

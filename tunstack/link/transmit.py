@@ -22,13 +22,22 @@ def fitting(packets: Sequence[Packet], offloads: Offloads) -> list[Packet]:
     kinds = _kinds(offloads)
     fit: list[Packet] = []
     for packet in packets:
-        if packet.gso_size and not (packet.gso_type in kinds and offloads.checksum):
-            fit.extend(map(Packet, native.segment(packet, offloads.l2)))
-        elif packet.checksum == _PARTIAL and not offloads.checksum:
-            fit.append(native.complete_checksum(packet))
-        else:
-            fit.append(packet)
+        fit += [packet] if _takes(packet, kinds, offloads.checksum) else _on_wire(packet, offloads.l2)
     return fit
+
+
+def _takes(packet: Packet, kinds: frozenset[int], checksum: bool) -> bool:
+    """Whether `packet` is one for a device that cuts trains of `kinds`, and completes checksums or not."""
+    if packet.gso_size:
+        return packet.gso_type in kinds and checksum
+    return checksum or packet.checksum != _PARTIAL
+
+
+def _on_wire(packet: Packet, l2: bool) -> list[Packet]:
+    """What `packet` is without any offload."""
+    if packet.gso_size:
+        return list(map(Packet, native.segment(packet, l2)))
+    return [native.complete_checksum(packet)]
 
 
 def _kinds(offloads: Offloads) -> frozenset[int]:
@@ -40,9 +49,6 @@ def _kinds(offloads: Offloads) -> frozenset[int]:
         GsoType.UDP_L4: offloads.uso,
     }
     return frozenset(int(kind) for kind in able if able[kind])
-
-
-_ALL_KINDS = 4
 
 
 class TransmitQueue:
@@ -147,11 +153,7 @@ class TransmitQueue:
         """Make wire packets of the first ones in line that the device cannot take as they are."""
         wire, backlog = self._wire, self._backlog
         while backlog and len(wire) < _BATCH and not self._takes(backlog[0]):
-            packet = backlog.popleft()
-            if packet.gso_size:
-                wire.extend(map(Packet, native.segment(packet, self._offloads.l2)))
-            else:
-                wire.append(native.complete_checksum(packet))
+            wire.extend(_on_wire(backlog.popleft(), self._offloads.l2))
 
     def _keep(self, arrived: int) -> None:
         """Bound the line and copy what is borrowed in it: the last `arrived` packets at most."""
@@ -172,10 +174,8 @@ class TransmitQueue:
         self._offloads = offloads
         self._checksum = offloads.checksum
         self._kinds = _kinds(offloads)
-        self._complete = self._checksum and len(self._kinds) == _ALL_KINDS
+        self._complete = offloads.checksum and offloads.tso4 and offloads.tso6 and offloads.uso
 
     def _takes(self, packet: Packet) -> bool:
         """Whether the device's offloads cover `packet`."""
-        if packet.gso_size:
-            return packet.gso_type in self._kinds and self._checksum
-        return self._checksum or packet.checksum != _PARTIAL
+        return _takes(packet, self._kinds, self._checksum)

@@ -8,6 +8,7 @@ descriptors are short, nothing more is accepted: the rest waits in the kernel's 
 
 from __future__ import annotations
 
+import abc
 import random
 import socket
 from collections.abc import Iterator
@@ -64,13 +65,43 @@ def open_listener(publish: Publish) -> socket.socket:
     return sock
 
 
-class TcpForward:
+class Forward(abc.ABC):
+    """A listener of the host; the token of it."""
+
+    __slots__ = ("_context", "_sock")
+
+    def __init__(self, context: Context, sock: socket.socket) -> None:
+        self._context = context
+        self._sock = sock
+        context.poller.add(sock, self, READ)
+
+    @abc.abstractmethod
+    def on_ready(self, ready: int, now: float) -> None:
+        """Clients are there."""
+
+    def on_timeout(self, now: float) -> None:
+        """The pause is over."""
+        self._context.poller.modify(self._sock, self, READ)
+
+    def close(self) -> None:
+        """Stop listening; what is under way goes on."""
+        self._context.timers.cancel(self)
+        self._context.poller.remove(self._sock)
+        self._sock.close()
+
+    def _pause(self, now: float) -> None:
+        """Accept nothing for a while."""
+        self._context.poller.modify(self._sock, self, 0)
+        self._context.timers.set(self, now + PAUSE)
+
+
+class TcpForward(Forward):
     """A listener whose clients are led to a port of a guest; the token of it.
 
     `gateway` is the address that the guest sees as the client's.
     """
 
-    __slots__ = ("_context", "_flows", "_ports", "_sock", "gateway", "guest", "guest_port", "waiting")
+    __slots__ = ("_flows", "_ports", "gateway", "guest", "guest_port", "waiting")
 
     def __init__(
         self,
@@ -81,16 +112,14 @@ class TcpForward:
         gateway: bytes,
         sock: socket.socket,
     ) -> None:
-        self._context = context
+        super().__init__(context, sock)
         self._flows = flows
         self._ports = ephemeral_ports()
-        self._sock = sock
         self.guest = guest
         self.guest_port = guest_port
         self.gateway = gateway
         self.waiting: set[TcpFlow] = set()
         """Clients whose guest has not answered."""
-        context.poller.add(sock, self, READ)
 
     def on_ready(self, ready: int, now: float) -> None:
         """Clients are there."""
@@ -112,20 +141,6 @@ class TcpForward:
                 self._pause(now)
                 return
             self._connect(client, now)
-
-    def on_timeout(self, now: float) -> None:
-        """The pause is over."""
-        self._context.poller.modify(self._sock, self, READ)
-
-    def close(self) -> None:
-        """Stop listening; flows go on."""
-        self._context.timers.cancel(self)
-        self._context.poller.remove(self._sock)
-        self._sock.close()
-
-    def _pause(self, now: float) -> None:
-        self._context.poller.modify(self._sock, self, 0)
-        self._context.timers.set(self, now + PAUSE)
 
     def _connect(self, client: socket.socket, now: float) -> None:
         context = self._context

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from tunstack.errors import DropReason
 from tunstack.nat.context import Context
 from tunstack.nat.dialer import Dial, Dialer, Outcome, Refusal, reset_and_close
-from tunstack.nat.forward import ACCEPT_BURST, PAUSE
+from tunstack.nat.forward import ACCEPT_BURST, Forward
 from tunstack.nat.linger import close_gently
 from tunstack.nat.poller import ERROR, READ, WRITE
 
@@ -30,13 +30,9 @@ _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Relay:
-    """Two connected non-blocking sockets, which belong to it from now on.
+    """Two connected non-blocking sockets, which belong to it from now on."""
 
-    Attributes:
-        bytes: carried in both directions.
-    """
-
-    __slots__ = ("_context", "_ends", "_idle", "_moved", "_on_end", "bytes")
+    __slots__ = ("_context", "_ends", "_idle", "_moved", "_on_end")
 
     def __init__(
         self,
@@ -51,7 +47,6 @@ class Relay:
         self._on_end = on_end
         self._moved = now
         self._idle = context.limits.tcp_idle
-        self.bytes = 0
         self._ends: tuple[_End, ...] = (_End(self, one), _End(self, other))
         for end, opposite in zip(self._ends, reversed(self._ends), strict=True):
             end.opposite = opposite
@@ -102,9 +97,7 @@ class Relay:
     def _carry_once(self, source: _End, sink: _End) -> bool:
         """Whether there may be more."""
         if source.pending:
-            count = sink.sock.send(source.pending, _NO_SIGNAL)
-            self.bytes += count
-            source.pending = source.pending[count:]
+            source.pending = source.pending[sink.sock.send(source.pending, _NO_SIGNAL) :]
             return True
         if source.is_done:
             return False
@@ -164,21 +157,19 @@ class _End:
             relay.carry(self.opposite, now)
 
 
-class HostForward:
+class HostForward(Forward):
     """A listener of the host whose clients are led to one address; the token of it.
 
     `context.budget` is charged for both sockets of each client.
     """
 
-    __slots__ = ("_context", "_dialer", "_pending", "_sock", "relays")
+    __slots__ = ("_dialer", "_pending", "relays")
 
     def __init__(self, context: Context, sock: socket.socket, dialer: Dialer) -> None:
-        self._context = context
+        super().__init__(context, sock)
         self._dialer = dialer
-        self._sock = sock
         self._pending: set[_Client] = set()
         self.relays: set[Relay] = set()
-        context.poller.add(sock, self, READ)
 
     def on_ready(self, ready: int, now: float) -> None:
         """Clients are there."""
@@ -201,23 +192,13 @@ class HostForward:
             client.setblocking(False)
             _Client(self, client).start(now)
 
-    def on_timeout(self, now: float) -> None:
-        """The pause is over."""
-        self._context.poller.modify(self._sock, self, READ)
-
     def close(self) -> None:
         """Stop listening, and end what is under way."""
-        self._context.timers.cancel(self)
-        self._context.poller.remove(self._sock)
-        self._sock.close()
+        super().close()
         for client in list(self._pending):
             client.give_up()
         for relay in list(self.relays):
             relay.close()
-
-    def _pause(self, now: float) -> None:
-        self._context.poller.modify(self._sock, self, 0)
-        self._context.timers.set(self, now + PAUSE)
 
     def _give(self) -> None:
         self._context.budget.give()

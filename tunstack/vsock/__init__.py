@@ -2,6 +2,6 @@
 
 `addresses` says where something is, `sockets` connects and listens there (trio), `handshakes` are what is
 said before a stream is one's own (hybrid vsock, SOCKS5, HTTP CONNECT), `dialers` do both for flows of a NAT,
-`relay` joins two sockets, `upgrade` is how a link of frames begins, and `agent` is the other end of it
-within a guest.
+`routes` is what the command line says of them, `upgrade` is how a link of frames begins, and `agent` is the
+other end of it within a guest.
 """

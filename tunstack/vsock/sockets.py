@@ -66,8 +66,8 @@ def local_cid() -> int | None:
         return None
 
 
-def new_socket(address: Address) -> socket.socket:
-    """A socket of the kind that `address` needs, non-blocking, not connected to anything.
+def new_socket(address: Address, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A socket as `address` needs it, non-blocking, not connected to anything; `kind` is of UNIX sockets.
 
     Raises:
         Unsupported: this system has none.
@@ -80,7 +80,7 @@ def new_socket(address: Address) -> socket.socket:
     elif isinstance(address, TcpAddress):
         sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
     elif hasattr(socket, "AF_UNIX"):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_UNIX, kind)
     else:
         raise Unsupported("this Python has no UNIX sockets")
     sock.setblocking(False)
@@ -121,8 +121,18 @@ def _hyperv_socket() -> socket.socket:
     return sock
 
 
-async def connect(address: Address) -> socket.socket:
-    """A socket that is connected to `address`, non-blocking.
+@contextlib.contextmanager
+def closed_on_failure(sock: socket.socket | trio.socket.SocketType) -> Iterator[None]:
+    """Close `sock` if the block does not end well."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def connect(address: Address, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A socket that is connected to `address`, non-blocking; of this `kind` if that is a UNIX socket.
 
     There is no time-out but that of the system; to cancel it leaves nothing behind.
 
@@ -132,22 +142,16 @@ async def connect(address: Address) -> socket.socket:
     if isinstance(address, TcpAddress):
         stream = await trio.open_tcp_stream(address.host, address.port)
         return detached(stream.socket)
-    sock = trio.socket.from_stdlib_socket(new_socket(address))
-    try:
+    sock = trio.socket.from_stdlib_socket(new_socket(address, kind))
+    with closed_on_failure(sock):
         await sock.connect(socket_address(address))
-    except BaseException:
-        sock.close()
-        raise
     plain = detached(sock)
     if isinstance(address, HybridAddress):
-        try:
-            await shake_hands(plain, hybrid(address.port))
-        except Refused as error:
-            plain.close()
-            raise ConnectionRefusedError(errno.ECONNREFUSED, str(error)) from None
-        except BaseException:
-            plain.close()
-            raise
+        with closed_on_failure(plain):
+            try:
+                await shake_hands(plain, hybrid(address.port))
+            except Refused as error:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, str(error)) from None
     return plain
 
 
@@ -176,8 +180,10 @@ async def shake_hands(sock: socket.socket, handshake: Handshake) -> Any:
 
 
 @contextlib.contextmanager
-def listening(address: Address) -> Iterator[socket.socket]:
+def listening(address: Address, kind: socket.SocketKind = socket.SOCK_STREAM) -> Iterator[socket.socket]:
     """A non-blocking socket that listens at `address`, as long as the block.
+
+    A UNIX socket is of this `kind`, and if it is one of datagrams it is bound, and no more.
 
     A UNIX socket is this user's alone; one that nobody listens at any more is replaced, and ours is removed.
 
@@ -188,7 +194,7 @@ def listening(address: Address) -> Iterator[socket.socket]:
         address = address.listening
     with contextlib.ExitStack() as stack:
         if isinstance(address, UnixAddress):
-            sock = stack.enter_context(bind_path(address.path, socket.SOCK_STREAM))
+            sock = stack.enter_context(_bind_path(address.path, kind))
         elif isinstance(address, TcpAddress):
             family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
             sock = socket.create_server((address.host, address.port), backlog=BACKLOG, family=family)
@@ -202,7 +208,7 @@ def listening(address: Address) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def bind_path(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
+def _bind_path(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
     """A UNIX socket at `path`, for this user alone, which listens if it can; it is removed in the end.
 
     Raises:

@@ -22,6 +22,8 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from tunstack.limits import MAX_FRAME
+from tunstack.link.devices.base import Offloads
 from tunstack.nat.dialer import Refusal
 from tunstack.vsock.handshakes import HEAD_LIMIT, Refused, Until, Wish
 
@@ -61,6 +63,12 @@ class Terms:
         if not (mtu.isdecimal() and len(mtu) < 6 and _LEAST_MTU <= int(mtu) <= _MOST_MTU):
             raise ValueError(f"the MTU is not between {_LEAST_MTU} and {_MOST_MTU}")
         return cls(int(mtu), ALL_OFFLOADS & set(words.get("offloads", "").split("+")))
+
+    @property
+    def device_offloads(self) -> Offloads:
+        """Those of a device whose frames have such headers."""
+        able = {name: name in self.offloads for name in ALL_OFFLOADS}
+        return Offloads(l2=True, mtu=self.mtu, max_frame=MAX_FRAME, **able)
 
     def __bytes__(self) -> bytes:
         return f"version={VERSION}, mtu={self.mtu}, offloads={'+'.join(sorted(self.offloads))}".encode()

@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator, Callable
 
 import trio
 
-from tunstack.limits import MAX_FRAME
-from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.devices.base import DeviceClosed
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.framings import HYPERKIT, QEMU
 from tunstack.vsock.addresses import Address
@@ -25,7 +24,7 @@ from tunstack.vsock.agent.interface import NO_ADDRESSES, Addresses, Interface, d
 from tunstack.vsock.agent.lease import LeaseKeeper
 from tunstack.vsock.agent.wire import Wire
 from tunstack.vsock.handshakes import Refused
-from tunstack.vsock.sockets import connect, shake_hands
+from tunstack.vsock.sockets import closed_on_failure, connect, shake_hands
 from tunstack.vsock.upgrade import ALL_OFFLOADS, Terms, ask, ask_plain, can_have_headers
 
 FIRST_WAIT, LAST_WAIT = 0.05, 1.0
@@ -100,7 +99,6 @@ async def _addressed(
         yield None
         return
     keeper = LeaseKeeper(interface, settings.hostname, tell)
-    keeper.on_mtu = lambda mtu: interface.set_link(mtu=mtu)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
@@ -156,24 +154,16 @@ class _Agent:
     async def _connect(self, address: Address) -> StreamDevice:
         if not self._is_plain:
             sock = await connect(address)
-            try:
+            with closed_on_failure(sock):
                 agreed = await shake_hands(sock, ask(Terms(self._settings.mtu, ALL_OFFLOADS)))
                 if agreed is not None:
                     self._interface.set_link(mtu=agreed.mtu)
-                    able = {name: name in agreed.offloads for name in ALL_OFFLOADS}
-                    offloads = Offloads(l2=True, mtu=agreed.mtu, max_frame=MAX_FRAME, **able)
-                    return StreamDevice(sock, mtu=agreed.mtu, framing=QEMU, offloads=offloads)
-            except BaseException:
-                sock.close()
-                raise
+                    return StreamDevice(sock, mtu=agreed.mtu, framing=QEMU, offloads=agreed.device_offloads)
             sock.close()
             self._is_plain = True
         sock = await connect(address)
-        try:
+        with closed_on_failure(sock):
             await shake_hands(sock, ask_plain())
-        except BaseException:
-            sock.close()
-            raise
         return self._plain_device(sock)
 
     def _plain_device(self, sock: socket.socket) -> StreamDevice:

@@ -18,12 +18,11 @@ import struct
 from collections.abc import Iterator
 
 from tunstack.link.devices.tap import TapDevice
-from tunstack.link.ethernet import format_mac
+from tunstack.link.ethernet import format_mac, local_mac
 from tunstack.vsock.agent.netlink import Netlink
 from tunstack.vsock.sockets import local_cid
 
 TUNSETPERSIST = 0x400454CB
-RESOLV_CONF = "/etc/resolv.conf"
 _SIOCGIFHWADDR = 0x8927
 _MARK = "# written by tunstack agent\n"
 
@@ -163,8 +162,7 @@ def usual_mac(name: str) -> bytes | None:
     if not machine:
         return None
     place = f"{name} {local_cid()} {os.stat('/proc/self/ns/net').st_ino}".encode()
-    digest = hashlib.sha256(b"tunstack agent " + machine + b" " + place).digest()
-    return bytes((digest[0] & 0xFC | 2,)) + digest[1:6]
+    return local_mac(hashlib.sha256(b"tunstack agent " + machine + b" " + place).digest())
 
 
 def _exists(name: str) -> bool:

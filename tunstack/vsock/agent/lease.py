@@ -55,7 +55,6 @@ class LeaseKeeper:
         self._datagrams = _datagram_socket(interface.device.name)
         self._sleep = trio.CancelScope()
         self._lease: Lease | None = None
-        self.on_mtu: Callable[[int], object] | None = None
 
     def close(self) -> None:
         """Give up the sockets; the address stays."""
@@ -115,8 +114,8 @@ class LeaseKeeper:
                 domain=lease.domain,
             )
         )
-        if lease.mtu is not None and self.on_mtu is not None:
-            self.on_mtu(lease.mtu)
+        if lease.mtu is not None:
+            self._interface.set_link(mtu=lease.mtu)
         self._tell(f"address {format_address(lease.address)}/{lease.bits}")
 
     def _send(self, sending: Sending) -> None:

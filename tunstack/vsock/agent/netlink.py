@@ -1,4 +1,7 @@
-"""The few messages of rtnetlink(7) that set up an interface: state, MTU, MAC, addresses and routes."""
+"""The few messages of rtnetlink(7) that set up an interface: state, MTU, MAC, addresses and routes.
+
+The helper that makes namespaces (`gateway/_namespace_helper.py`) has its own, as it runs without the package.
+"""
 
 from __future__ import annotations
 

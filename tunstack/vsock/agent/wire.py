@@ -8,7 +8,6 @@ empty its source is not read: what is to wait waits in the kernel, and pressure 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 from tunstack import native
 from tunstack.errors import DropCounters
@@ -36,7 +35,9 @@ class Wire:
     async def run(self) -> None:
         """Until cancelled, or until `DeviceClosed` is raised."""
         poller = EpollPoller()
-        with contextlib.closing(poller), _watched(poller, self._ends):
+        with contextlib.closing(poller):
+            for end in self._ends:
+                poller.add(end, end, READ)
             while True:
                 for token, ready in await poller.wait():
                     token.on_ready(ready, 0.0)
@@ -50,13 +51,6 @@ def _mark_partial(train: Packet) -> None:
     train.csum_start = _ETHERNET + (4 * (train.head[_ETHERNET] & 15) if is_v4 else _IPV6)
     train.csum_offset = _TCP_CHECKSUM
     train.checksum = Checksum.PARTIAL
-
-
-@contextlib.contextmanager
-def _watched(poller: EpollPoller, ends: tuple[_End, ...]) -> Iterator[None]:
-    for end in ends:
-        poller.add(end, end, READ)
-    yield
 
 
 class _End:
