@@ -29,7 +29,13 @@ class Console:
         self._process = process
         self._text = b""
         self._seen = 0
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def close(self) -> None:
+        """End the machine, and read to the end of what it says."""
+        self._process.kill()
+        self._reader.join()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -78,10 +84,8 @@ def _machine(netdev: str, mac: str, *words: str, card: str) -> Iterator[Console]
     ]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
-        try:
-            yield Console(process)
-        finally:
-            process.kill()
+        with contextlib.closing(Console(process)) as console:
+            yield console
 
 
 def run_ipxe(netdev: str, mac: str, commands: Sequence[str]) -> str:
