@@ -83,9 +83,11 @@ def _machine(netdev: str, mac: str, *words: str, card: str) -> Iterator[Console]
         *("-serial", "stdio", "-netdev", netdev, "-device", f"{card},netdev=net0,mac={mac},romfile=", *words),
     ]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
-        with contextlib.closing(Console(process)) as console:
-            yield console
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process,
+        contextlib.closing(Console(process)) as console,
+    ):
+        yield console
 
 
 def run_ipxe(netdev: str, mac: str, commands: Sequence[str]) -> str:
