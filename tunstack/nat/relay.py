@@ -97,7 +97,9 @@ class Relay:
     def _carry_once(self, source: _End, sink: _End) -> bool:
         """Whether there may be more."""
         if source.pending:
-            source.pending = source.pending[sink.sock.send(source.pending, _NO_SIGNAL) :]
+            # In two steps: compiled by mypyc, one expression of both slices the wrong bytes.
+            count = sink.sock.send(source.pending, _NO_SIGNAL)
+            source.pending = source.pending[count:]
             return True
         if source.is_done:
             return False
