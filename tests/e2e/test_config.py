@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -60,6 +62,43 @@ def test_links_and_names_follow_the_file_while_it_runs(tmp_path: pathlib.Path) -
         gateway.end()
     finally:
         gateway.kill()
+
+
+def test_routes_and_forwards_follow_the_file_too(tmp_path: pathlib.Path) -> None:
+    file, link, door = tmp_path / "gateway.yaml", tmp_path / "link", tmp_path / "door"
+    head = f'links: ["qemu+unix://{link}"]\n'
+    with contextlib.ExitStack() as stack:
+        services = []
+        for _ in range(2):
+            service = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            service.bind(("127.0.0.1", 0))
+            service.settimeout(10)
+            services.append(service)
+        urls = [f"udp://127.0.0.1:{service.getsockname()[1]}" for service in services]
+        file.write_text(head + f'routes: ["10.0.2.50:7/udp={urls[0]}"]\n')
+        gateway = Running("--config", str(file))
+        stack.callback(gateway.kill)
+        gateway.wait_for(f"waiting at qemu+unix://{link}")
+        machine = Machine("qemu", str(link), 1)
+        stack.callback(machine.close)
+
+        def reaches(service: socket.socket) -> None:
+            machine.run("bash", "-c", "echo question > /dev/udp/10.0.2.50/7")
+            assert service.recv(100) == b"question\n"
+
+        def read_again(text: str, told: str = "was read again") -> None:
+            file.write_text(head + text)
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.wait_for(told)
+
+        reaches(services[0])
+        read_again(f'routes: ["10.0.2.50:7/udp={urls[1]}"]\nforwards: ["unix://{door}={urls[0]}"]\n')
+        reaches(services[1])
+        assert door.is_socket()
+        read_again("")
+        assert not door.exists()
+        read_again('forwards: ["unix:///no/where=tcp://127.0.0.1:1"]\n', "cannot listen at unix:///no/where")
+        gateway.end()
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

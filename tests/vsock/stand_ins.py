@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import base64
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -77,6 +78,7 @@ class Socks(StandIn):
 
     login: tuple[bytes, bytes] | None = None
     reply = 0
+    command = 1
 
     def shake_hands(self, client: socket.socket) -> bytes:
         version, count = _exactly(client, 2)
@@ -94,12 +96,57 @@ class Socks(StandIn):
                 raise Refuse(b"\x01\x01")
             self.say(client, b"\x01\x00")
         _, command, _, kind = _exactly(client, 4)
-        assert command == 1
+        assert command == self.command
         address = _exactly(client, 4 if kind == 1 else 16)
         self.asked.append((address, struct.unpack("!H", _exactly(client, 2))[0]))
         if self.reply:
             raise Refuse(bytes((5, self.reply, 0, 1)) + bytes(6))
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """Where it serves the client, by name."""
         return b"\x05\x00\x00\x03\x09localhost\x12\x34"
+
+
+class SocksRelay(Socks):
+    """SOCKS5 that relays datagrams, one client at a time: whatever is sent comes back with `mark` in front.
+
+    `bound` is the address that it names.
+    """
+
+    command = 3
+    END = b"end"
+    """Sent by a client, ends its association."""
+    mark = b"by proxy: "
+    bound = bytes(4)
+
+    def answer(self) -> bytes:
+        self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.datagrams.bind(("127.0.0.1", 0))
+        kind = b"\x01" if len(self.bound) == 4 else b"\x04"
+        return b"\x05\x00\x00" + kind + self.bound + struct.pack("!H", self.datagrams.getsockname()[1])
+
+    def handle(self, client: socket.socket) -> None:
+        try:
+            self.say(client, self.shake_hands(client))
+        except Refuse as refusal:
+            client.sendall(refusal.args[0])
+            return
+        with self.datagrams as sock:
+            while True:
+                ready, _, _ = select.select([sock, client], [], [])
+                if client in ready:
+                    return
+                data, sender = sock.recvfrom(65536)
+                self.relay(sock, sender, data)
+
+    def relay(self, sock: socket.socket, sender: object, data: bytes) -> None:
+        """Serve one datagram."""
+        size = 4 + (4 if data[3] == 1 else 16) + 2
+        if data[size:] == self.END:
+            raise ConnectionResetError
+        self.asked.append((data[4 : size - 2], int.from_bytes(data[size - 2 : size], "big")))
+        sock.sendto(data[:size] + self.mark + data[size:], sender)
 
 
 class HttpProxy(StandIn):

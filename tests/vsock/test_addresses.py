@@ -17,9 +17,11 @@ from tunstack.vsock.addresses import (
     HybridAddress,
     HyperVAddress,
     TcpAddress,
+    UdpAddress,
     UnixAddress,
     VsockAddress,
     parse_address,
+    parse_udp_address,
     port_of,
     service_of,
 )
@@ -47,6 +49,21 @@ ADDRESSES: st.SearchStrategy[Address] = st.one_of(
 @given(ADDRESSES)
 def test_what_is_printed_is_what_is_parsed(address: Address) -> None:
     assert parse_address(str(address)) == address
+
+
+@given(st.builds(UdpAddress, HOSTS, st.integers(1, 65535)))
+def test_what_is_printed_of_udp_is_what_is_parsed(address: UdpAddress) -> None:
+    assert parse_udp_address(str(address)) == address
+    with pytest.raises(AddressError):
+        parse_address(str(address))
+
+
+@pytest.mark.parametrize(
+    "text", ["udp://", "udp://1.2.3.4", "udp://1.2.3.4:0", "tcp://1.2.3.4:5", "udp://a:1?b"]
+)
+def test_what_is_no_udp_service(text: str) -> None:
+    with pytest.raises(AddressError):
+        parse_udp_address(text)
 
 
 @given(

@@ -19,6 +19,7 @@ from tunstack.vsock.addresses import AddressError
 from tunstack.vsock.routes import ForwardSpec, Proxy, RouteSpec
 
 SERVICE = A("10.0.2.50")
+SERVICE_6 = A("fd00::50")
 OUTSIDE = A("198.18.0.1")
 """Only proxies of these tests are asked for it."""
 
@@ -29,10 +30,11 @@ def routed(*routes: str) -> Iterator[World]:
     with world() as w:
         for text in routes:
             spec = RouteSpec.parse(text)
-            w.nat.tcp.routes.add(spec.route(w.poller))
-            if spec.match.is_single and spec.match.address[:3] == SERVICE[:3]:
+            w.nat.add_route(spec.route(w.poller))
+            if spec.match.is_single and spec.match.address[:2] in (SERVICE[:2], SERVICE_6[:2]):
                 w.stack.own_addresses.add(spec.match.address)
         yield w
+        w.nat.udp.close()
         assert w.nat.descriptors_used == len(w.nat.tcp.flows)
 
 
@@ -270,6 +272,9 @@ ROUTES = [
     "0.0.0.0/0=socks5://127.0.0.1:1080",
     "[::/0]:443=http://[::1]:3128",
     "192.168.0.0/16=direct",
+    "10.0.2.50:53/udp=vsock://3:53",
+    "[fd00::/64]:53/udp=udp://[::1]:53",
+    "0.0.0.0/0/udp=socks5://127.0.0.1:1080",
 ]
 
 
@@ -299,6 +304,9 @@ def test_what_is_printed_of_a_proxy_has_no_credentials() -> None:
         ("10.0.2.5:65536=direct", "no port"),
         ("10.0.2.5=nowhere", "begins with one of"),
         ("10.0.2.5=tcp://localhost:80", "no IP address"),
+        ("10.0.2.5/udp=udp://localhost:80", "no IP address"),
+        ("10.0.2.5=udp://127.0.0.1:80", "one of UDP"),
+        ("10.0.2.5/udp=http://127.0.0.1:80", "carries no UDP"),
         ("10.0.2.5=socks5://localhost:80", "no IP address"),
         ("10.0.2.5=socks5://secret:pw@1.2.3.4", "an address and a port"),
         ("10.0.2.5=http://secret:pw@1.2.3.4:80/path", "an address and a port"),
@@ -324,6 +332,8 @@ def test_what_is_no_forward_is_told_why(text: str, words: str) -> None:
         ForwardSpec.parse(text)
 
 
-def test_a_forward_is_printed_as_it_is_written() -> None:
-    text = "vsock://:8080=unix:///run/a=b?port=7"
+@pytest.mark.parametrize(
+    "text", ["vsock://:8080=unix:///run/a=b?port=7", "unix:///run/d=udp://10.0.2.100:53"]
+)
+def test_a_forward_is_printed_as_it_is_written(text: str) -> None:
     assert str(ForwardSpec.parse(text)) == text

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from tunstack.cli import Failure
+from tunstack.cli.options import forward_specs, route_specs
 from tunstack.gateway.config import Config, ConfigError, load
 from tunstack.gateway.dns import DnsSettings
 from tunstack.gateway.plan import parse_host_entry, parse_resolver
+
+if TYPE_CHECKING:
+    from tunstack.vsock.routes import ForwardSpec, RouteSpec
 
 
 class ConfigFile:
@@ -65,13 +69,22 @@ class ConfigFile:
         """The URLs of both."""
         return (*self.config.links, *self._options["listen"])
 
+    def routes(self) -> list[RouteSpec]:
+        """The routes of both; `Failure`."""
+        return route_specs((*self.config.routes, *self._options["route"]))
+
+    def forwards(self) -> list[ForwardSpec]:
+        """The forwards of both; `Failure`."""
+        return forward_specs((*self.config.forwards, *self._options["forward"]))
+
     def read_again(self) -> bool:
         """Read it again; whether parts differ that cannot be changed now. `ConfigError`: nothing is new."""
         before, self.config = self.config, load(self.path)
         return any(getattr(before, name) != getattr(self.config, name) for name in _FIXED)
 
 
-_FIXED = tuple(name for name in Config.__struct_fields__ if name not in ("links", "dns"))
+_FOLLOWED = ("links", "dns", "routes", "forwards")
+_FIXED = tuple(name for name in Config.__struct_fields__ if name not in _FOLLOWED)
 
 
 def _is_given(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import signal
 from collections.abc import Callable, Sequence
@@ -74,7 +75,8 @@ def command(config: str | None, once: bool, **options: Any) -> None:
 
     Any number of machines, which reach each other. When one goes another may come, and connections survive
     that. DHCP gives the first one the address that is printed, which published ports lead to. Ends with
-    status 0 on SIGTERM or SIGINT. SIGHUP reads FILE again: links and DNS follow it at once.
+    status 0 on SIGTERM or SIGINT. SIGHUP reads FILE again: links, DNS, routes and
+    forwards follow it at once.
 
     \b
     Examples:
@@ -162,7 +164,7 @@ async def _serve(
                         guest, router, dns = map(format_address, addresses)
                         tell(f"guest {guest}/{length}, gateway {router}, dns {dns}")
                     services = LinkServices(gateway, once=once, tell=tell)
-                    async with beside(functools.partial(_follow, file, gateway, services, tell)):
+                    async with beside(functools.partial(_follow, file, settings, gateway, services, tell)):
                         await services.run(links)
             except* LinkError as errors:
                 failure = Failure(f"--listen: {first_of(errors)}")
@@ -175,7 +177,11 @@ async def _serve(
 
 
 async def _follow(
-    file: ConfigFile | None, gateway: Gateway, services: LinkServices, tell: Callable[[str], object]
+    file: ConfigFile | None,
+    settings: Settings,
+    gateway: Gateway,
+    services: LinkServices,
+    tell: Callable[[str], object],
 ) -> None:
     """Do what the file says whenever SIGHUP comes, which ends who has none."""
     import trio
@@ -188,12 +194,16 @@ async def _follow(
         async for _ in signals:
             try:
                 has_more = file.read_again()
-                links = _links(file.links())
+                links, routes, forwards = _links(file.links()), file.routes(), file.forwards()
                 gateway.dns.change(file.dns_settings())
             except (ConfigError, Failure) as error:
                 tell(f"nothing has changed: {error}")
                 continue
             services.change(links)
+            if any((*settings.routes, *settings.forwards, *routes, *forwards)):
+                for complaint in gateway.bridge.change(settings.routes, routes, settings.forwards, forwards):
+                    tell(complaint)
+                settings = dataclasses.replace(settings, routes=routes, forwards=forwards)
             tell(f"'{file.path}' was read again")
             if has_more:
-                tell("what it says beside links and DNS is done when the gateway is started anew")
+                tell("what it says of addresses, ports and DHCP is done when the gateway is started anew")

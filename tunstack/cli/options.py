@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import errno
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tunstack.vsock.routes import ForwardSpec, RouteSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Spec = TypeVar("Spec")
 
 _OPTIONS = (
     click.option(
@@ -157,8 +158,8 @@ class Settings:
                 dns=[parse_resolver(text) for text in options["dns"]],
                 hosts=dict(hosts),
                 pcap=options["pcap"],
-                routes=_specs("route", options["route"]),
-                forwards=_specs("forward", options["forward"]),
+                routes=route_specs(options["route"]),
+                forwards=forward_specs(options["forward"]),
                 shape_up=shape_up,
                 shape_down=shape_down,
                 scenario=_scenario(options["scenario"]),
@@ -217,15 +218,29 @@ class Settings:
             logging.basicConfig(level=level, format="tunstack: %(message)s")
 
 
-def _specs(option: Literal["route", "forward"], texts: Sequence[str]) -> list[Any]:
+def route_specs(texts: Sequence[str]) -> list[RouteSpec]:
+    """The routes that `texts` are; `Failure`."""
     if not texts:
         return []
-    from tunstack.vsock import routes
+    from tunstack.vsock.routes import RouteSpec
+
+    return _parsed("route", RouteSpec.parse, texts)
+
+
+def forward_specs(texts: Sequence[str]) -> list[ForwardSpec]:
+    """The forwards that `texts` are; `Failure`."""
+    if not texts:
+        return []
+    from tunstack.vsock.routes import ForwardSpec
+
+    return _parsed("forward", ForwardSpec.parse, texts)
+
+
+def _parsed(option: str, parse: Callable[[str], Spec], texts: Sequence[str]) -> list[Spec]:
     from tunstack.vsock.addresses import AddressError
 
-    kind = routes.RouteSpec if option == "route" else routes.ForwardSpec
     try:
-        return [kind.parse(text) for text in texts]
+        return [parse(text) for text in texts]
     except AddressError as error:
         raise Failure(f"--{option}: {error}") from None
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import trio
 
-from tunstack.nat.forward import TcpForward
-from tunstack.nat.relay import HostForward
+from tunstack.nat.nat import AnyForward
 from tunstack.nat.routes import Route
-from tunstack.vsock.addresses import Address, TcpAddress
+from tunstack.vsock.addresses import Address, TcpAddress, UdpAddress
+from tunstack.vsock.datagrams import SocketOpener, accept_datagrams
 from tunstack.vsock.dialers import AddressDialer
 from tunstack.vsock.routes import ForwardSpec, RouteSpec
 from tunstack.vsock.sockets import listening
@@ -33,7 +35,7 @@ class Bridge:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._routes: dict[RouteSpec, Route] = {}
-        self._forwards: dict[ForwardSpec, tuple[TcpForward | HostForward, contextlib.ExitStack]] = {}
+        self._forwards: dict[ForwardSpec, tuple[AnyForward, contextlib.ExitStack]] = {}
         self._added: set[bytes] = set()
         """Addresses that are the gateway's because of a route."""
 
@@ -63,7 +65,7 @@ class Bridge:
         if is_inside and (address in gateway.plan.guests or self._is_leased(address)):
             raise ValueError(f"{ipaddress.ip_address(address)} is a guest's address")
         route = spec.route(gateway.engine.poller)
-        gateway.nat.tcp.routes.add(route)
+        gateway.nat.add_route(route)
         self._routes[spec] = route
         if route.is_end and is_inside and address not in own:
             own.add(address)
@@ -73,7 +75,7 @@ class Bridge:
     def remove_route(self, spec: RouteSpec) -> None:
         """KeyError: there is none."""
         gateway, address = self._gateway, spec.match.address
-        gateway.nat.tcp.routes.remove(self._routes.pop(spec))
+        gateway.nat.remove_route(self._routes.pop(spec))
         if address in self._added and not any(one.match.address == address for one in self._routes):
             self._added.discard(address)
             gateway.stack.own_addresses.discard(address)
@@ -94,12 +96,14 @@ class Bridge:
                 sock = stack.enter_context(listening(spec.listener))
             except OSError as error:
                 raise OSError(error.errno, f"cannot listen at {spec.listener}: {error.strerror}") from None
-            guest = self._guest(spec.target)
-            forward: TcpForward | HostForward
-            if guest is not None:
+            guest, target = self._guest(spec.target), spec.target
+            forward: AnyForward
+            if isinstance(target, UdpAddress):
+                forward = nat.forward_datagrams(sock, accept_datagrams, guest or SocketOpener(target))
+            elif guest is not None:
                 forward = nat.forward(sock, *guest)
             else:
-                forward = nat.forward_to_host(sock, AddressDialer(poller, spec.target))
+                forward = nat.forward_to_host(sock, AddressDialer(poller, target))
             self._forwards[spec] = forward, stack.pop_all()
 
     def remove_forward(self, spec: ForwardSpec) -> None:
@@ -107,6 +111,43 @@ class Bridge:
         forward, stack = self._forwards.pop(spec)
         self._gateway.nat.stop_forward(forward)
         stack.close()
+
+    def change(
+        self,
+        routes_before: Sequence[RouteSpec],
+        routes: Sequence[RouteSpec],
+        forwards_before: Sequence[ForwardSpec],
+        forwards: Sequence[ForwardSpec],
+    ) -> list[str]:
+        """Have these in the place of those that were ordered before; sentences about those that cannot be.
+
+        Routes that stay in their order are not touched, nor are those that somebody else has added, behind
+        which the others are put.
+        """
+        complaints = []
+        pairs = zip(routes_before, routes, strict=False)
+        stay = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        for route in routes_before[stay:]:
+            with contextlib.suppress(KeyError):  # somebody has removed it
+                self.remove_route(route)
+        for route in routes[stay:]:
+            try:
+                self.add_route(route)
+            except ValueError as error:
+                complaints.append(str(error))
+        for forward in forwards_before:
+            if forward not in forwards:
+                with contextlib.suppress(KeyError):
+                    self.remove_forward(forward)
+        for forward in forwards:
+            if forward not in forwards_before:
+                try:
+                    self.add_forward(forward)
+                except ValueError as error:
+                    complaints.append(str(error))
+                except OSError as error:
+                    complaints.append(error.strerror or str(error))
+        return complaints
 
     def close(self) -> None:
         """Listen no longer."""
@@ -117,9 +158,9 @@ class Bridge:
         leases = self._gateway.switch.guard.leases
         return leases is not None and leases.may_use(_NOBODY, address, trio.current_time()) is False
 
-    def _guest(self, target: Address) -> tuple[bytes, int] | None:
+    def _guest(self, target: Address | UdpAddress) -> tuple[bytes, int] | None:
         """Address and port of `target` if it is within the virtual network."""
-        if not isinstance(target, TcpAddress):
+        if not isinstance(target, (TcpAddress, UdpAddress)):
             return None
         family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
         address = socket.inet_pton(family, target.host)

@@ -76,7 +76,7 @@ def refusal_of(code: int, family: int = socket.AF_INET) -> Refusal:
     return _REFUSALS.get(code, Refusal.UNREACHABLE)
 
 
-class _NoDial:
+class Ended:
     """The handle of a dial that ended before it was returned."""
 
     __slots__ = ()
@@ -85,7 +85,7 @@ class _NoDial:
         return
 
 
-_ENDED = _NoDial()
+ENDED = Ended()
 
 
 class DirectDialer:
@@ -104,7 +104,7 @@ class DirectDialer:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             done(refusal_of(error.errno or 0, family), now)
-            return _ENDED
+            return ENDED
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             code = sock.connect_ex((host, dst_port))
@@ -113,7 +113,7 @@ class DirectDialer:
         if code == errno.EINPROGRESS:
             return _DirectDial(self._poller, sock, (host, dst_port), done)
         _finish(sock, code, (host, dst_port), done, now)
-        return _ENDED
+        return ENDED
 
 
 class _DirectDial:

@@ -14,9 +14,9 @@ import socket
 from collections.abc import Iterator
 
 from tunstack.errors import DropReason, LocalError
-from tunstack.ip.header import TCP
+from tunstack.ip.header import TCP, UDP
 from tunstack.nat.config import Publish
-from tunstack.nat.context import Context
+from tunstack.nat.context import Context, Services
 from tunstack.nat.dialer import reset_and_close
 from tunstack.nat.poller import READ
 from tunstack.nat.tcp_flow import TcpFlow
@@ -27,6 +27,7 @@ PAUSE = 0.1
 """Seconds until a port that could not accept looks again."""
 FIRST_PORT = 1024
 """RFC 6056 3.2: all but the well-known ports serve as the gateway's own."""
+_PORT_TRIES = 16384
 
 
 def ephemeral_ports() -> Iterator[int]:
@@ -34,6 +35,15 @@ def ephemeral_ports() -> Iterator[int]:
     rng = random.SystemRandom()
     while True:
         yield rng.randrange(FIRST_PORT, 65536)
+
+
+def free_udp_port(services: Services, gateway: bytes, ports: Iterator[int]) -> int | None:
+    """The first of `ports` that is no service of the gateway's; None if there is hardly any."""
+    for _ in range(_PORT_TRIES):
+        port = next(ports)
+        if (UDP, gateway, port) not in services:
+            return port
+    return None
 
 
 def open_listener(publish: Publish) -> socket.socket:

@@ -20,7 +20,7 @@ from tunstack.ip.header import UDP
 from tunstack.ip.udp import UdpDatagram
 from tunstack.nat.config import Publish
 from tunstack.nat.context import Context, Services
-from tunstack.nat.forward import ephemeral_ports
+from tunstack.nat.forward import ephemeral_ports, free_udp_port
 from tunstack.nat.poller import READ
 
 RECEIVE_BURST = 32
@@ -115,7 +115,7 @@ class UdpForward:
             if len(self._clients) >= min(CLIENTS, self._context.limits.udp_mappings):
                 self._context.drops.add(DropReason.UDP_MAPPING_EVICTED)
                 self.remove(next(iter(self._clients.values())))
-            port = self._free_port()
+            port = free_udp_port(self._services, self.gateway, self._ports)
             if port is None:
                 self._context.drops.add(DropReason.FLOW_LIMIT)
                 return None
@@ -125,13 +125,6 @@ class UdpForward:
             self._context.counters.forwarded += 1
         self.touch(client, now)
         return client
-
-    def _free_port(self) -> int | None:
-        for _ in range(16384):
-            port = next(self._ports)
-            if (UDP, self.gateway, port) not in self._services:
-                return port
-        return None
 
     def _reply_from(self, local: bytes) -> Ancillary:
         if len(local) == 4:

@@ -16,21 +16,27 @@ from tunstack.ip.icmp import EchoRequest, IcmpError
 from tunstack.ip.udp import UdpDatagram
 from tunstack.limits import Limits
 from tunstack.nat import descriptors, echo
+from tunstack.nat.channel import Accept, Opener
 from tunstack.nat.config import NatConfig, Publish
 from tunstack.nat.context import Carrier, Context, Counters, Services, TcpService, UdpService
 from tunstack.nat.dialer import Dialer, DirectDialer
 from tunstack.nat.forward import TcpForward, open_listener
+from tunstack.nat.forward_datagrams import DatagramForward, DatagramTarget
 from tunstack.nat.forward_udp import UdpForward
 from tunstack.nat.host_addresses import HostAddresses
 from tunstack.nat.policy import Policy
 from tunstack.nat.poller import Poller
 from tunstack.nat.relay import HostForward
+from tunstack.nat.routes import Route
 from tunstack.nat.tcp import TcpNat
 from tunstack.nat.udp import UdpNat
 from tunstack.stack import Event, Stack
 from tunstack.tcp.connection import Connection
 from tunstack.tcp.listener import TcpRequest
 from tunstack.timers import TimerHeap
+
+AnyForward = TcpForward | UdpForward | HostForward | DatagramForward
+"""A listener of the host that leads somewhere."""
 
 
 class Nat:
@@ -77,7 +83,7 @@ class Nat:
         self.tcp = TcpNat(self._context, dialer or DirectDialer(poller))
         self.udp = UdpNat(self._context, services=self.services, endpoint_filtering=config.endpoint_filtering)
         self.echo = echo.EchoNat(self._context, echo_mode)
-        self.forwards: list[TcpForward | UdpForward | HostForward] = []
+        self.forwards: list[AnyForward] = []
         if self.echo.mode == "none":
             self.notices.append(echo.NOTICE)
         try:
@@ -120,8 +126,39 @@ class Nat:
         self.forwards.append(forward)
         return forward
 
-    def stop_forward(self, forward: TcpForward | UdpForward | HostForward) -> None:
-        """Close its listener; flows to guests go on."""
+    def forward_datagrams(
+        self, sock: socket.socket, accept: Accept, target: tuple[bytes, int] | Opener
+    ) -> DatagramForward:
+        """Lead datagrams on the streams that `sock` accepts, which belongs to the NAT from now on.
+
+        `accept` makes channels of them; `target`: address and port of a guest, or who opens the way to it.
+        """
+        if isinstance(target, tuple):
+            guest, port = target
+            gateway = next(a for a in self._config.gateway if len(a) == len(guest))
+            where = DatagramTarget(guest=guest, port=port, gateway=gateway)
+        else:
+            where = DatagramTarget(opener=target)
+        forward = DatagramForward(self._context, self.services, sock, accept, where)
+        self.forwards.append(forward)
+        return forward
+
+    def add_route(self, route: Route) -> None:
+        """Follow `route` from now on, unless an earlier one covers the destination. ValueError: too many."""
+        if route.match.protocol == UDP:
+            self.udp.add_route(route)
+        else:
+            self.tcp.routes.add(route)
+
+    def remove_route(self, route: Route) -> None:
+        """Follow it no longer; TCP flows that were dialled stay, those of UDP end."""
+        if route.match.protocol == UDP:
+            self.udp.remove_route(route)
+        else:
+            self.tcp.routes.remove(route)
+
+    def stop_forward(self, forward: AnyForward) -> None:
+        """Close its listener; TCP flows to guests go on."""
         self.forwards.remove(forward)
         forward.close()
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
+from tunstack.ip.header import TCP
+from tunstack.nat.channel import Opener
 from tunstack.nat.dialer import Dialer
 
 MOST = 1024
-"""Routes of one gateway: each SYN looks at all of them."""
+"""Routes of a gateway and protocol: each SYN, and each datagram outside the fast path, looks at them all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Destinations: those within a prefix (`address`, 4 or 16 bytes, and `bits` of it), at some ports."""
+    """Destinations: those within a prefix (`address`, 4 or 16 bytes, and `bits` of it), at some ports.
+
+    `protocol`: TCP or UDP.
+    """
 
     address: bytes
     bits: int
     first_port: int = 0
     last_port: int = 0xFFFF
+    protocol: int = TCP
 
     @property
     def is_single(self) -> bool:
@@ -34,30 +40,34 @@ class Match:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """How some destinations are reached.
 
     Attributes:
         match: which.
-        dialer: by whom; None: by the host's network, as if there were no route.
-        is_end: the dialer leads to one service, whatever the destination is, so that policy has no say; else
-        it
-            is asked for the destination, which policy has to allow.
+        dialer: by whom, of TCP.
+        opener: by whom, of UDP. Neither: by the host's network, as if there were no route.
+        is_end: it leads to one service, whatever the destination is, so that policy has no say; else it is
+            asked for the destination, which policy has to allow.
     """
 
     match: Match
-    dialer: Dialer | None
+    dialer: Dialer | None = None
+    opener: Opener | None = None
     is_end: bool
 
 
 class Routes:
-    """The routes of a NAT, the first that covers a destination counts."""
+    """The routes of a NAT and one protocol; the first that covers a destination counts."""
 
     __slots__ = ("_routes",)
 
     def __init__(self) -> None:
         self._routes: list[Route] = []
+
+    def __len__(self) -> int:
+        return len(self._routes)
 
     def add(self, route: Route) -> None:
         """Behind those that are there. ValueError: there are too many."""

@@ -10,6 +10,8 @@ A mapping remembers its recent destinations, each with the beginning of the last
 there, so that an error from the socket's queue becomes the ICMP error that the guest's own packet
 deserves. Errors neither end nor refresh a mapping (REQ-12).
 
+A route may lead a destination elsewhere, which is no matter of mappings; see `nat.routed_udp`.
+
 An accelerator may carry destinations that were admitted before (`nat.fast_udp`); the mapping then holds a
 lease, by which it hears, whenever that matters, what was sent where and when.
 
@@ -34,6 +36,8 @@ from tunstack.nat.context import Context, DatagramLease, Destination, ServiceKey
 from tunstack.nat.datagram_socket import Address, DatagramSocket, traffic_class_of, train_size_of
 from tunstack.nat.error_queue import QueuedError
 from tunstack.nat.poller import ERROR, READ
+from tunstack.nat.routed_udp import RoutedUdp
+from tunstack.nat.routes import Route, Routes
 
 RECEIVE_BURST = 32
 """Most datagrams read from one socket per wake-up, so that a busy one starves nobody."""
@@ -45,9 +49,13 @@ _DNS = 53
 
 
 class UdpNat:
-    """All UDP mappings of a gateway, the one idle for longest first."""
+    """All UDP mappings of a gateway, the one idle for longest first.
 
-    __slots__ = ("_context", "_mappings", "endpoint_filtering", "services", "targets")
+    Attributes:
+        routed: the flows to destinations that routes lead elsewhere.
+    """
+
+    __slots__ = ("_context", "_mappings", "_routes", "endpoint_filtering", "routed", "services", "targets")
 
     def __init__(self, context: Context, *, services: Services, endpoint_filtering: bool = False) -> None:
         """`services`: who gets datagrams to own addresses before this."""
@@ -56,6 +64,8 @@ class UdpNat:
         services.on_add = self._service_added
         context.policy.on_forget = self._recall
         self._mappings: OrderedDict[tuple[bytes, int], UdpMapping] = OrderedDict()
+        self._routes = Routes()
+        self.routed = RoutedUdp(context)
         self.endpoint_filtering = endpoint_filtering
         self.targets = 0
         """Destinations that all mappings together remember."""
@@ -66,11 +76,19 @@ class UdpNat:
     def datagram(self, datagram: UdpDatagram, now: float) -> None:
         """Send the guest's datagram on its way."""
         context = self._context
+        route = self._routes.find(datagram.dst, datagram.dst_port)
+        opener = None if route is None else route.opener
+        if route is not None and opener is not None and route.is_end:
+            self.routed.datagram(route, opener, datagram, now)
+            return
         verdict = context.policy.decide(UDP, datagram.src, datagram.dst, datagram.dst_port)
         if not verdict.allow:
             context.drops.add(DropReason.POLICY)
             if verdict.kind is not None:
                 context.stack.send_icmp_error(datagram.quote, verdict.kind, now)
+            return
+        if route is not None and opener is not None and verdict.destination == datagram.dst:
+            self.routed.datagram(route, opener, datagram, now)
             return
         self._settle()
         key = (datagram.src, datagram.src_port)
@@ -83,6 +101,21 @@ class UdpNat:
         else:
             self._mappings.move_to_end(key)
         mapping.send(datagram, verdict.destination, now)
+
+    def add_route(self, route: Route) -> None:
+        """See `Routes.add`; ValueError. Mappings follow it with the next datagram."""
+        self._routes.add(route)
+        self._recall()
+
+    def remove_route(self, route: Route) -> None:
+        """The flows that have followed it end."""
+        self._routes.remove(route)
+        self.routed.forget(route)
+
+    def is_routed(self, destination: Destination) -> bool:
+        """Whether a route leads it elsewhere."""
+        route = self._routes.find(*destination)
+        return route is not None and route.opener is not None
 
     def remove(self, mapping: UdpMapping) -> None:
         """Close a mapping."""
@@ -99,7 +132,8 @@ class UdpNat:
         context.budget.give()
 
     def close(self) -> None:
-        """Close all mappings."""
+        """Close all mappings and flows."""
+        self.routed.close()
         for mapping in list(self._mappings.values()):
             self.remove(mapping)
 
@@ -296,6 +330,8 @@ class UdpMapping:
         """Where the next datagram to `destination` would go, if nothing has to be decided about it."""
         target = self._targets.get(destination)
         if target is None or self._outstanding is not None or destination[1] == _DNS:
+            return None
+        if self._nat.is_routed(destination):
             return None
         # The address by which the guest knows the sender of an answer must not be a question either.
         if any(other.guest_view != target.guest_view for other in self._peers[target.address[0]]):

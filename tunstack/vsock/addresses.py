@@ -5,6 +5,7 @@
     unix:///PATH                   a UNIX socket
     unix:///PATH?port=N            hybrid vsock: port N of the machine whose monitor has the socket at PATH
     tcp://HOST:PORT                TCP, IPv6 in brackets
+    udp://HOST:PORT                UDP, where a route or a forward leads to it (`parse_udp_address`)
 
 What is printed is what was parsed: `parse_address(str(address)) == address`.
 
@@ -141,7 +142,22 @@ class TcpAddress:
             raise AddressError(f"'{self.host}' and {self.port} are no host and port")
 
     def __str__(self) -> str:
-        return f"tcp://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"tcp://{_host_and_port(self.host, self.port)}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UdpAddress:
+    """A UDP port of a host, which may be a name. It is no `Address`: there is no stream to it."""
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if not self.host or not 1 <= self.port <= 0xFFFF:
+            raise AddressError(f"'{self.host}' and {self.port} are no host and port")
+
+    def __str__(self) -> str:
+        return f"udp://{_host_and_port(self.host, self.port)}"
 
 
 Address = VsockAddress | HyperVAddress | UnixAddress | HybridAddress | TcpAddress
@@ -170,6 +186,19 @@ def parse_address(text: str) -> Address:
         if parts.fragment or (parts.query and parts.scheme != "unix"):
             raise AddressError("nothing may stand behind the address")
         return parse(parts.netloc, parts.path, parts.query)
+    except AddressError as error:
+        raise AddressError(error.reason, text) from None
+    except ValueError as error:
+        raise AddressError(str(error), text) from None
+
+
+def parse_udp_address(text: str) -> UdpAddress:
+    """The address of a UDP service that `text` is; `AddressError` if it is none."""
+    try:
+        parts = urlsplit(text)
+        if parts.scheme != "udp" or parts.query or parts.fragment:
+            raise AddressError("it is like udp://127.0.0.1:53")
+        return UdpAddress(*_host_of(parts.netloc, parts.path, "udp://127.0.0.1:53"))
     except AddressError as error:
         raise AddressError(error.reason, text) from None
     except ValueError as error:
@@ -207,10 +236,18 @@ def _unix(netloc: str, path: str, query: str) -> Address:
 
 
 def _tcp(netloc: str, path: str, query: str) -> Address:
+    return TcpAddress(*_host_of(netloc, path, "tcp://127.0.0.1:80"))
+
+
+def _host_of(netloc: str, path: str, example: str) -> tuple[str, int]:
     parts = urlsplit(f"//{netloc}")
     if path not in ("", "/") or parts.username is not None or not parts.hostname or parts.port is None:
-        raise AddressError("it has a host and a port, as in tcp://127.0.0.1:80")
-    return TcpAddress(parts.hostname, parts.port)
+        raise AddressError(f"it has a host and a port, as in {example}")
+    return parts.hostname, parts.port
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 _PARSERS = {"vsock": _vsock, "hvsock": _hyperv, "unix": _unix, "tcp": _tcp}

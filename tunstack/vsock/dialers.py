@@ -49,6 +49,13 @@ class AddressDialer:
         return attempt
 
 
+def converse(poller: Poller, sock: socket.socket, handshake: Handshake, done: Done) -> Dial:
+    """Shake hands on a socket that is connected, non-blocking, and belongs to this until `done` has it."""
+    attempt = _Attempt(poller, done)
+    attempt.go_on(sock, handshake)
+    return attempt
+
+
 def socks5_dialer(poller: Poller, address: TcpAddress, credentials: Credentials | None) -> AddressDialer:
     """Reaches destinations by way of a SOCKS5 proxy."""
     return AddressDialer(poller, address, lambda dst, port: socks5(dst, port, credentials))
@@ -73,7 +80,6 @@ class _Attempt:
         self._interest = WRITE
 
     def start(self, address: Address, handshake: Handshake | None, now: float) -> None:
-        self._handshake = handshake
         try:
             sock = new_socket(address)
         except OSError as error:
@@ -95,6 +101,11 @@ class _Attempt:
             sock.close()
             self._done(_refusal(error), now)
             return
+        self.go_on(sock, handshake)
+
+    def go_on(self, sock: socket.socket, handshake: Handshake | None) -> None:
+        """Shake hands as soon as `sock` is connected."""
+        self._handshake = handshake
         self._sock = sock
         self._poller.add(sock, self, WRITE)
 

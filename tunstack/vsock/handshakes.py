@@ -1,4 +1,4 @@
-"""What is said on a stream before it is one's own: hybrid vsock, SOCKS5 and HTTP CONNECT.
+"""What is said on a stream before it is one's own: hybrid vsock, SOCKS5, HTTP CONNECT, and datagrams.
 
 Theory of operation. A handshake is a generator, which knows no socket: it yields what it wants and is sent
 what came. It yields bytes that are to be sent, a number of bytes that it wants to have, or `Until` a
@@ -22,7 +22,9 @@ from typing import Any
 from tunstack.nat.dialer import Refusal
 
 LINE_LIMIT = 64
-"""Bytes of hybrid vsock's answer."""
+"""Bytes of hybrid vsock's answer, and of what is said of datagrams."""
+DATAGRAMS = b"TUNSTACK DATAGRAMS 1\n"
+"""Asks for a stream of datagrams, each behind its length (see `tunstack.nat.channel`), and grants it."""
 HEAD_LIMIT = 16 * 1024
 """Bytes of the head of an HTTP answer."""
 
@@ -151,6 +153,35 @@ def socks5(host: bytes | str, port: int, credentials: Credentials | None = None)
     yield from _socks5_answer()
 
 
+def socks5_associate(credentials: Credentials | None = None) -> Handshake:
+    """Ask a SOCKS5 proxy to relay datagrams as long as the stream stands (RFC 1928 7).
+
+    Returns the address (4 or 16 bytes) and port to which they are to be sent; no address (of zeros) is the
+    proxy's own.
+    """
+    yield from _socks5_greet(credentials)
+    yield _SOCKS_HEAD.pack(5, _UDP_ASSOCIATE, 0) + _socks5_address(bytes(4), 0)
+    bound = yield from _socks5_answer()
+    address, port = bound[:-2], int.from_bytes(bound[-2:], "big")
+    if len(address) not in (4, 16) or not port:
+        raise Refused(Refusal.UNREACHABLE, "the proxy does not say where datagrams go")
+    return address, port
+
+
+def datagrams() -> Handshake:
+    """Ask the other tunstack for a stream of datagrams."""
+    yield DATAGRAMS
+    if (yield Until(b"\n", LINE_LIMIT)) != DATAGRAMS:
+        raise Refused(Refusal.UNREACHABLE, "the other end carries no datagrams")
+
+
+def grant_datagrams() -> Handshake:
+    """The other side of `datagrams`."""
+    if (yield Until(b"\n", LINE_LIMIT)) != DATAGRAMS:
+        raise Refused(Refusal.UNREACHABLE, "the other end does not ask for datagrams")
+    yield DATAGRAMS
+
+
 def http_connect(host: bytes | str, port: int, credentials: Credentials | None = None) -> Handshake:
     """Ask an HTTP proxy for a tunnel (RFC 9110 9.3.6)."""
     text = host if isinstance(host, str) else str(ipaddress.ip_address(host))
@@ -174,7 +205,7 @@ def http_connect(host: bytes | str, port: int, credentials: Credentials | None =
 
 
 _SOCKS_HEAD = struct.Struct("!BBB")
-_CONNECT = 1
+_CONNECT, _UDP_ASSOCIATE = 1, 3
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _NO_AUTHENTICATION, _PASSWORD = 0, 2
 _SOCKS_REFUSALS = {
@@ -222,7 +253,7 @@ def _socks5_address(host: bytes | str, port: int) -> bytes:
 
 
 def _socks5_answer() -> Handshake:
-    """Read the answer to a request, with the address and port that the proxy uses."""
+    """Read the answer to a request; returns the address and port that the proxy uses, without their type."""
     version, reply, _, kind = yield 4
     if version != 5:
         raise Refused(Refusal.UNREACHABLE, "the proxy does not speak SOCKS5")
@@ -235,4 +266,4 @@ def _socks5_answer() -> Handshake:
         size = 4 if kind == _IPV4 else 16
     else:
         raise Refused(Refusal.UNREACHABLE, "the proxy's answer has no address")
-    yield size + 2
+    return (yield size + 2)
