@@ -18,10 +18,12 @@ import trio
 from tests.lab.agent import AgentGuest
 from tests.lab.gateway import HOST, Running
 from tests.nat.world import A, ramp, read_all, world
+from tests.vsock.test_datagrams import until
 from tests.vsock.test_dialers import carry_both_ways
 from tunstack.nat.dialer import Refusal, refusal_of
 from tunstack.vsock import sockets
 from tunstack.vsock.addresses import CID_ANY, CID_LOCAL, VsockAddress
+from tunstack.vsock.datagrams import accept_datagrams
 from tunstack.vsock.routes import RouteSpec
 
 PORTS = itertools.count(5000)
@@ -143,6 +145,23 @@ def test_a_vsock_service_that_is_not_there_refuses_the_guest(address: VsockAddre
         connection = w.connect(SERVICE, 80)
         w.until(lambda: connection.closed)
         assert w.resets == [(SERVICE, 80)]
+
+
+def test_datagrams_between_two_gateways(address: VsockAddress) -> None:
+    rng = random.Random(2)
+    payloads = [rng.randbytes(rng.randrange(1400)) for _ in range(300)]
+    with world() as near, world() as far, sockets.listening(address) as listener:
+        far.nat.forward_datagrams(listener, accept_datagrams, (A("10.0.2.100"), 53))
+        near.nat.add_route(RouteSpec.parse(f"10.0.2.50:53/udp={address}").route(near.poller))
+        near.stack.own_addresses.add(SERVICE)
+        for payload in payloads:
+            near.send_udp(SERVICE, 53, payload)
+            until((near, far), lambda: far.datagrams)
+            source, source_port, port, got = far.datagrams.pop()
+            assert (port, got) == (53, payload)
+            far.send_udp(source, source_port, payload[::-1], src_port=53)
+        until((near, far), lambda: len(near.datagrams) == len(payloads))
+        assert [got for *_, got in near.datagrams] == [payload[::-1] for payload in payloads]
 
 
 def test_a_vsock_listener_that_leads_to_a_guest_and_to_the_host(
