@@ -28,7 +28,7 @@ TAP = "tunstack at a TAP"
 """What the link is compared with, in the place of a peer's name."""
 UP = "tunstack, up"
 """And what a flow from guest to guest is compared with."""
-_PEER_ADDRESS = "10.0.2.101"
+_PEER_ADDRESS = "192.168.127.3"
 _PORT = 7008
 _Turn = Callable[[str], Mapping[str, float]]
 

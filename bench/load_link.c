@@ -32,8 +32,8 @@ enum {
     FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16,
 };
 
-static uint8_t guest_mac[6] = {0x5a, 0x94, 0xef, 0, 0, 0x64}, guest_ip[4] = {10, 0, 2, 100};
-static uint8_t next_hop[4] = {10, 0, 2, 2}; /* the gateway, unless the other end is on the link */
+static uint8_t guest_mac[6] = {0x5a, 0x94, 0xef, 0, 0, 0x64}, guest_ip[4] = {192, 168, 127, 2};
+static uint8_t next_hop[4] = {192, 168, 127, 1}; /* the gateway, unless the other end is on the link */
 static const uint64_t LONGEST = 5 * 1000000000ull; /* without any frame */
 
 struct guest {

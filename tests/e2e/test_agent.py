@@ -23,7 +23,7 @@ from tests.lab.server import ThreadServer, listening_at
 pytestmark = pytest.mark.netns
 
 MB = 1_000_000
-ADDRESS = "10.0.2.100"
+ADDRESS = "192.168.127.2"
 
 
 @contextlib.contextmanager
@@ -53,8 +53,8 @@ def test_a_guest_behind_an_agent(plain: bool, tmp_path: pathlib.Path) -> None:
         one.wait_for("without offloads" if plain else "with offloads")
         one.wait_for(f"address {ADDRESS}/24")
         assert one.pings(HOST)
-        assert one.run("dig", "+short", "@10.0.2.3", "gateway.tunstack.internal") == f"{HOST}\n"
-        assert one.run("dig", "+short", "@10.0.2.3", "agent.tunstack.internal") == f"{ADDRESS}\n"
+        assert one.run("dig", "+short", "@192.168.127.1", "gateway.tunstack.internal") == f"{HOST}\n"
+        assert one.run("dig", "+short", "@192.168.127.1", "agent.tunstack.internal") == f"{ADDRESS}\n"
         exchange(one.run, 20 * MB)
         one.end()
         assert one.run("ip", "link", "show", "tap0", check=False) == ""
@@ -87,24 +87,33 @@ def test_static_addresses_and_none(tmp_path: pathlib.Path) -> None:
     url = f"unix://{tmp_path}/link"
     resolvers = tmp_path / "resolv.conf"
     resolvers.write_text("nameserver 127.0.0.9\n")
-    static = ("--address", "10.0.2.7/24", "--router", HOST, "--address", "fd00::7/64", "--router", "fd00::2")
+    static = (
+        "--address",
+        "192.168.127.7/24",
+        "--router",
+        HOST,
+        "--address",
+        "fd00:7f::7/64",
+        "--router",
+        "fd00:7f::1",
+    )
     with gateway("--listen", url):
-        with guest(url, *static, "--dns", "10.0.2.3", "--resolv-conf", str(resolvers)) as one:
+        with guest(url, *static, "--dns", "192.168.127.1", "--resolv-conf", str(resolvers)) as one:
             one.start()
             one.wait_for("connected to")
-            assert one.pings(HOST) and one.pings("fd00::2")
-            assert "default via 10.0.2.2" in one.run("ip", "route")
-            assert resolvers.read_text().endswith("nameserver 10.0.2.3\n")
+            assert one.pings(HOST) and one.pings("fd00:7f::1")
+            assert "default via 192.168.127.1" in one.run("ip", "route")
+            assert resolvers.read_text().endswith("nameserver 192.168.127.1\n")
             one.end()
             assert resolvers.read_text() == "nameserver 127.0.0.9\n"
         with guest(url, "--no-configure", "--keep") as one:
             one.start()
             one.wait_for("connected to")
             assert one.address() is None
-            one.run("ip", "address", "add", "10.0.2.8/24", "dev", "tap0")
+            one.run("ip", "address", "add", "192.168.127.8/24", "dev", "tap0")
             assert one.pings(HOST)
             one.end()
-            assert one.address() == "10.0.2.8"  # the interface is kept
+            assert one.address() == "192.168.127.8"  # the interface is kept
 
 
 def test_an_agent_that_is_killed_leaves_the_interface_to_the_next_one(tmp_path: pathlib.Path) -> None:
@@ -230,8 +239,10 @@ def test_what_cannot_be_is_told(tmp_path: pathlib.Path) -> None:
     assert "is no MAC" in complaint("--connect", "vsock://2:1", "--mac", "x")
     assert "not the MAC of one machine" in complaint("--connect", "vsock://2:1", "--mac", "ff:ff:ff:ff:ff:ff")
     assert "that is no address" in complaint("--connect", "vsock://2:1", "--address", "x")
-    assert "go with --address" in complaint("--connect", "vsock://2:1", "--dns", "10.0.2.3")
-    assert "not both" in complaint("--connect", "vsock://2:1", "--address", "10.0.2.3/24", "--no-configure")
+    assert "go with --address" in complaint("--connect", "vsock://2:1", "--dns", "192.168.127.1")
+    assert "not both" in complaint(
+        "--connect", "vsock://2:1", "--address", "192.168.127.1/24", "--no-configure"
+    )
     assert "not an interface name" in complaint("--connect", "vsock://2:1", "--interface", "a/b")
 
 
@@ -253,11 +264,11 @@ def test_a_gateway_turns_away_who_is_no_agent(tmp_path: pathlib.Path) -> None:
             running.wait_for("was turned away")
         with socket.socket(socket.AF_UNIX) as client:  # a frame right behind the head is read
             client.connect(str(path))
-            frame = b"\xff" * 6 + bytes.fromhex("5a94ef000301 0806 0001 0800 0604 0001 5a94ef000301 0a000207")
-            frame += bytes(6) + bytes((10, 0, 2, 2))
+            frame = b"\xff" * 6 + bytes.fromhex("5a94ef000301 0806 0001 0800 0604 0001 5a94ef000301 c0a87f07")
+            frame += bytes(6) + bytes((192, 168, 127, 1))
             head = b"POST /connect HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n"
             client.sendall(head + len(frame).to_bytes(2, "little") + frame)
             client.settimeout(5)
             answer = client.recv(1000)
-            assert answer[2 + 28 : 2 + 32] == bytes((10, 0, 2, 2))
+            assert answer[2 + 28 : 2 + 32] == bytes((192, 168, 127, 1))
         running.end()

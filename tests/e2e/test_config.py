@@ -18,13 +18,13 @@ pytestmark = pytest.mark.netns
 
 FILE = """
 links: ["qemu+unix://{one}"]
-network: {{subnet: 10.0.2.0/24}}
+network: {{subnet: 192.168.127.0/24}}
 dns: {{zones: [{{name: lab.example, default: [10.1.1.{number}]}}]}}
 """
 
 
 def resolve(machine: Machine, name: str) -> str:
-    return machine.run("dig", "+short", "+tries=1", "@10.0.2.3", name).strip()
+    return machine.run("dig", "+short", "+tries=1", "@192.168.127.1", name).strip()
 
 
 def test_links_and_names_follow_the_file_while_it_runs(tmp_path: pathlib.Path) -> None:
@@ -45,7 +45,7 @@ def test_links_and_names_follow_the_file_while_it_runs(tmp_path: pathlib.Path) -
             assert resolve(first, "a.lab.example") == "10.1.1.2"
             second = Machine("bess", str(two), 2)
             try:
-                assert second.pings("10.0.2.101")
+                assert second.pings("192.168.127.3")
                 file.write_text("links: [nonsense]")
                 gateway.process.send_signal(signal.SIGHUP)
                 gateway.wait_for("nothing has changed")
@@ -54,7 +54,7 @@ def test_links_and_names_follow_the_file_while_it_runs(tmp_path: pathlib.Path) -
                 gateway.wait_for("is not served any more")
                 gateway.wait_for("was read again")
                 assert resolve(first, "a.lab.example") == "10.1.1.3"
-                assert not second.pings("10.0.2.101")
+                assert not second.pings("192.168.127.3")
             finally:
                 second.close()
         finally:
@@ -75,7 +75,7 @@ def test_routes_and_forwards_follow_the_file_too(tmp_path: pathlib.Path) -> None
             service.settimeout(10)
             services.append(service)
         urls = [f"udp://127.0.0.1:{service.getsockname()[1]}" for service in services]
-        file.write_text(head + f'routes: ["10.0.2.50:7/udp={urls[0]}"]\n')
+        file.write_text(head + f'routes: ["192.168.127.50:7/udp={urls[0]}"]\n')
         gateway = Running("--config", str(file))
         stack.callback(gateway.kill)
         gateway.wait_for(f"waiting at qemu+unix://{link}")
@@ -83,7 +83,7 @@ def test_routes_and_forwards_follow_the_file_too(tmp_path: pathlib.Path) -> None
         stack.callback(machine.close)
 
         def reaches(service: socket.socket) -> None:
-            machine.run("bash", "-c", "echo question > /dev/udp/10.0.2.50/7")
+            machine.run("bash", "-c", "echo question > /dev/udp/192.168.127.50/7")
             assert service.recv(100) == b"question\n"
 
         def read_again(text: str, told: str = "was read again") -> None:
@@ -92,7 +92,7 @@ def test_routes_and_forwards_follow_the_file_too(tmp_path: pathlib.Path) -> None
             gateway.wait_for(told)
 
         reaches(services[0])
-        read_again(f'routes: ["10.0.2.50:7/udp={urls[1]}"]\nforwards: ["unix://{door}={urls[0]}"]\n')
+        read_again(f'routes: ["192.168.127.50:7/udp={urls[1]}"]\nforwards: ["unix://{door}={urls[0]}"]\n')
         reaches(services[1])
         assert door.is_socket()
         read_again("")

@@ -36,7 +36,7 @@ ip -4 -o address show dev tap0
 ip -4 route show dev tap0
 cat /etc/resolv.conf
 ip link show dev tap0 | grep -o "mtu [0-9]*"
-ping -c 1 -W 5 10.0.2.2 | grep -c '1 received' || true
+ping -c 1 -W 5 192.168.127.1 | grep -c '1 received' || true
 echo "END $1"
 """
 
@@ -100,9 +100,9 @@ def guest(path: str, tmp_path: pathlib.Path, script: str, mac: str = MAC) -> dic
 def has_network(told: str, address: str) -> bool:
     """Whether a telling is that of a guest with all that DHCP gives."""
     return (
-        f"inet {address}/24 brd 10.0.2.255" in told
-        and re.search(r"^default via 10\.0\.2\.2\b", told, re.M) is not None
-        and "nameserver 10.0.2.3\n" in told
+        f"inet {address}/24 brd 192.168.127.255" in told
+        and re.search(r"^default via 192\.168\.127\.1\b", told, re.M) is not None
+        and "nameserver 192.168.127.1\n" in told
         and told.endswith("\nmtu 1500\n1\n")
     )
 
@@ -119,31 +119,31 @@ def test_a_client_gets_renews_releases_and_gets_again(
     told = guest(path, tmp_path, SCRIPTS[client])
     assert list(told) == ["first", "renewed", "released", "again"]
     for name in ("first", "renewed", "again"):
-        assert has_network(told[name], "10.0.2.100"), (name, told[name])
+        assert has_network(told[name], "192.168.127.2"), (name, told[name])
     assert "inet " not in told["released"]
     gateway.end()
-    assert holders(leases) == {"10.0.2.100": MAC}
+    assert holders(leases) == {"192.168.127.2": MAC}
 
 
 UDHCPC = "udhcpc -i tap0 -n -q -t 5 -T 1\ntell first"
 
 
 def test_leases_survive_the_gateway(path: str, leases: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    for mac, address in ((MAC, "10.0.2.100"), (OTHER, "10.0.2.101"), (MAC, "10.0.2.100")):
+    for mac, address in ((MAC, "192.168.127.2"), (OTHER, "192.168.127.3"), (MAC, "192.168.127.2")):
         running = start(path, "--leases", leases)
         try:
             assert has_network(guest(path, tmp_path, UDHCPC, mac)["first"], address)
             running.end()
         finally:
             running.kill()
-    assert holders(leases) == {"10.0.2.100": MAC, "10.0.2.101": OTHER}
+    assert holders(leases) == {"192.168.127.2": MAC, "192.168.127.3": OTHER}
 
 
 def test_a_static_lease_is_for_its_machine_alone(path: str, tmp_path: pathlib.Path) -> None:
-    running = start(path, "--static-lease", f"{OTHER}=10.0.2.100")
+    running = start(path, "--static-lease", f"{OTHER}=192.168.127.2")
     try:
-        assert has_network(guest(path, tmp_path, UDHCPC, MAC)["first"], "10.0.2.101")
-        assert has_network(guest(path, tmp_path, UDHCPC, OTHER)["first"], "10.0.2.100")
+        assert has_network(guest(path, tmp_path, UDHCPC, MAC)["first"], "192.168.127.3")
+        assert has_network(guest(path, tmp_path, UDHCPC, OTHER)["first"], "192.168.127.2")
         running.end()
     finally:
         running.kill()
@@ -163,10 +163,10 @@ def test_a_gateway_that_is_told_so_gives_no_address(path: str, tmp_path: pathlib
     ("options", "complaint"),
     [
         (["--static-lease", "5a:94:ef:00:00:64"], "'5a:94:ef:00:00:64' is not MAC=IP"),
-        (["--static-lease", f"{MAC}=10.9.9.9"], "10.9.9.9 is not in 10.0.2.0/24"),
-        (["--static-lease", f"{MAC}=10.0.2.2"], "10.0.2.2 is not for guests"),
+        (["--static-lease", f"{MAC}=10.9.9.9"], "10.9.9.9 is not in 192.168.127.0/24"),
+        (["--static-lease", f"{MAC}=192.168.127.1"], "192.168.127.1 is not for guests"),
         (
-            ["--static-lease", f"{MAC}=10.0.2.7", "--static-lease", f"{OTHER}=10.0.2.7"],
+            ["--static-lease", f"{MAC}=192.168.127.7", "--static-lease", f"{OTHER}=192.168.127.7"],
             "address is given twice",
         ),
         (["--leases", "/"], "'/' is a directory"),

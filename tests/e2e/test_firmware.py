@@ -11,7 +11,7 @@ from tests.lab.gateway import Running
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 MAC = "5a:94:ef:00:03:01"
-HOST = "10.0.2.2"
+HOST = "192.168.127.1"
 
 
 def netdev(path: str) -> str:
@@ -31,8 +31,8 @@ def test_ipxe_gets_an_address_and_gets_it_again_and_fetches(gateway: Running, pa
             f"imgfetch --name file http://{HOST}:{source.port}/file && echo fetched",
         ]
         said = firmware.run_ipxe(netdev(path), MAC, commands)
-    assert "first 10.0.2.100 10.0.2.2 10.0.2.3" in said
-    assert "again 10.0.2.100" in said
+    assert "first 192.168.127.2 192.168.127.1 192.168.127.1" in said
+    assert "again 192.168.127.2" in said
     assert "fetched" in said
     gateway.end()
 
@@ -41,7 +41,7 @@ def test_uboot_gets_an_address_and_gets_it_again_and_pings(gateway: Running, pat
     commands = ["setenv autoload no", "dhcp", f"ping {HOST}", "dhcp", f"ping {HOST}"]
     _, first, alive, again, still = firmware.run_uboot(netdev(path), MAC, commands)
     for told in (first, again):
-        assert "DHCP client bound to address 10.0.2.100" in told
+        assert "DHCP client bound to address 192.168.127.2" in told
     for told in (alive, still):
         assert f"host {HOST} is alive" in told
     gateway.end()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.netns
 
 SHARE = pathlib.Path(__file__).parents[1] / "lab" / "share.py"
 TRANSFER = pathlib.Path(__file__).parents[1] / "lab" / "transfer.py"
-HOST = "10.0.2.2"
+HOST = "192.168.127.1"
 MB = 1_000_000
 URLS = {"qemu": "qemu+unix", "vpnkit": "vpnkit", "bess": "bess", "dgram": "dgram", "vfkit": "vfkit"}
 
@@ -30,7 +30,7 @@ def mac(number: int) -> str:
 
 
 def ip(number: int) -> str:
-    return f"10.0.2.{100 + number}"
+    return f"192.168.127.{2 + number}"
 
 
 class Machine:
@@ -42,7 +42,7 @@ class Machine:
         words = ["unshare", "-n", sys.executable, "-I", str(GUEST), *options, path, "1500", "sleep", "300"]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
-        while "10.0.2.2" not in self.run("ip", "route", check=False) and time.monotonic() < deadline:
+        while "192.168.127.1" not in self.run("ip", "route", check=False) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def begin(self, *command: str) -> subprocess.Popen[str]:

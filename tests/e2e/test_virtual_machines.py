@@ -21,7 +21,7 @@ from tests.lab.vm import Vm
 
 pytestmark = pytest.mark.netns
 
-HOST = "10.0.2.2"
+HOST = "192.168.127.1"
 MB = 1_000_000
 WORD = b"tunstack\n"
 NETDEVS = {
@@ -141,7 +141,9 @@ class Machine:
         words = f"-i {self.card} -q -n -t 10 -T 1 -s {self.lease} -x hostname:{name}"
         self.vm.run(f"busybox udhcpc {words}")
         told = self.vm.run(f"ip address show {self.card}; ip route; cat /etc/resolv.conf")
-        assert f"link/ether {self.mac}" in told and f"via {HOST}" in told and "nameserver 10.0.2.3" in told
+        assert (
+            f"link/ether {self.mac}" in told and f"via {HOST}" in told and "nameserver 192.168.127.1" in told
+        )
         found = re.search(r"inet (\S+)/24", told)
         assert found is not None, told
         return found[1]
@@ -195,11 +197,11 @@ def check_all(kind: str, how: str, path: str, rounds: int) -> None:
         gateway(place, options=options) as running,
         machines((kind, place)) as (machine,),
     ):
-        assert machine.get_address() == "10.0.2.100"
+        assert machine.get_address() == "192.168.127.2"
         assert machine.pings(HOST)
-        assert "10.0.2.2" in machine.vm.run("busybox nslookup gateway.tunstack.internal")
+        assert "192.168.127.1" in machine.vm.run("busybox nslookup gateway.tunstack.internal")
         if kind == "uml":
-            asked = machine.vm.run("dig +tcp +short gateway.tunstack.internal; dig +short -x 10.0.2.2")
+            asked = machine.vm.run("dig +tcp +short gateway.tunstack.internal; dig +short -x 192.168.127.1")
             assert asked.splitlines()[0] == HOST
         machine.offer_file(size)
         for _ in range(rounds):
@@ -239,7 +241,7 @@ def test_two_machines_of_different_kinds(tmp_path: pathlib.Path) -> None:
         machines(("qemu", one), ("uml", other)) as (emulated, process),
     ):
         addresses = emulated.get_address("emulated"), process.get_address("process")
-        assert addresses == ("10.0.2.100", "10.0.2.101")
+        assert addresses == ("192.168.127.2", "192.168.127.3")
         assert addresses[1] in emulated.vm.run("busybox nslookup process.tunstack.internal")
         assert "emulated.tunstack.internal" in process.vm.run(f"dig +short -x {addresses[0]}")
         assert emulated.pings(addresses[1]) and process.pings(addresses[0])

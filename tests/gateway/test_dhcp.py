@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tunstack.gateway.dhcp import DhcpSettings
-from tunstack.gateway.plan import DEFAULT_PLAN
+from tunstack.gateway.dhcp import DhcpSettings, parse_static
+from tunstack.gateway.plan import DEFAULT_PLAN, MACHINES, AddressPlan, PlanError
 from tunstack.services.dhcp_wire import DhcpMessage, MessageType, Option, emit, parse
 from tunstack.services.resolv_conf import LOCAL_RESOLVER, ResolvConf, Resolvers
 from tunstack.sockets import UdpSocket
@@ -49,3 +49,16 @@ async def test_a_search_list_that_is_given_stays() -> None:
     async with open_network(dhcp=DhcpSettings(search=("own.example",))) as (_, guest):
         sock = await guest.open_udp_socket(68)
         assert (await inform(sock, Option.DOMAIN_NAME)).options[Option.DOMAIN_NAME] == b"own.example"
+
+
+async def test_the_address_that_is_kept_for_the_host_is_no_guests() -> None:
+    plan = AddressPlan.from_subnet("10.9.8.16/29", layout=MACHINES)
+    async with open_network(plan=plan, dhcp=DhcpSettings()) as (gateway, _):
+        leases = gateway.switch.guard.leases
+        assert leases is not None
+        got = [
+            leases.offer(bytes((number,)), bytes((2, 0, 0, 0, 0, number)), None, 0.0) for number in range(6)
+        ]
+        assert got == [bytes((10, 9, 8, last)) for last in (18, 19, 20, 21)] + [None] * 2
+    with pytest.raises(PlanError, match="not for guests"):
+        parse_static("02:00:00:00:00:01=10.9.8.22", plan)

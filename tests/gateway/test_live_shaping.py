@@ -23,6 +23,7 @@ from tunstack.demo.servers import TrafficServer
 from tunstack.demo.traffic import Order, ramp_digest, share
 from tunstack.errors import DropReason
 from tunstack.gateway.namespace import NamespaceOptions, start_in_namespace
+from tunstack.gateway.plan import MACHINES, AddressPlan
 from tunstack.link.shaping.spec import ShapeError
 from tunstack.native import fastpath
 
@@ -167,9 +168,10 @@ async def test_a_real_guest_with_8_flows_through_hundreds_of_changes(
     out = tmp_path / "out"
     with TrafficServer() as server:
         line = Order(id="bulk", up=size, down=size).line().decode().strip()
-        words = ["exchange", "10.0.2.2", server.port, line, flows]
+        words = ["exchange", "192.168.127.1", server.port, line, flows]
         command = [sys.executable, "-I", str(traffic.__file__), *map(str, words)]
-        async with open_gateway(host_loopback=bytes([10, 0, 2, 2])) as gateway:
+        plan = AddressPlan.from_subnet(layout=MACHINES)
+        async with open_gateway(plan=plan, host_loopback=plan.gateway) as gateway:
             async with behind(gateway, command, out):
                 changes = 0
                 # Half is left for the link that is not shaped any more.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tunstack.gateway.plan import (
     DEFAULT_PLAN,
+    MACHINES,
     MAX_MTU,
     MIN_MTU,
     AddressPlan,
@@ -44,6 +45,22 @@ def test_ipv6_is_fd00_with_the_same_digits() -> None:
     assert DEFAULT_PLAN.networks[1] == (ipaddress.ip_address("fd00::").packed, 64)
     assert all(DEFAULT_PLAN.contains(address) for address in addresses)
     assert not DEFAULT_PLAN.contains(ipaddress.ip_address("fd00:0:0:1::2").packed)
+
+
+def test_the_plan_of_virtual_machines_is_the_one_that_users_of_gvproxy_know() -> None:
+    plan = AddressPlan.from_subnet(layout=MACHINES)
+    addresses = (*plan.gateways, *plan.resolvers, *plan.guests, plan.host)
+    assert [str(ipaddress.ip_address(address)) for address in addresses if address is not None] == [
+        *("192.168.127.1", "fd00:7f::1") * 2,
+        *("192.168.127.2", "fd00:7f::2"),
+        "192.168.127.254",
+    ]
+    assert plan.subnet_text == "192.168.127.0/24" and plan.contains(plan.guest6)
+    assert (plan.gateway_mac.hex(":"), plan.guest_mac.hex(":")) == ("5a:94:ef:e4:0c:dd", "5a:94:ef:e4:0c:ee")
+    small = AddressPlan.from_subnet("10.9.8.16/29", layout=MACHINES)
+    assert (small.guest[3], small.host and small.host[3]) == (18, 22)
+    with pytest.raises(PlanError, match="at most /29"):
+        AddressPlan.from_subnet("10.9.8.16/30", layout=MACHINES)
 
 
 @pytest.mark.rfc("8200", "5 minimum MTU")

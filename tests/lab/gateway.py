@@ -15,7 +15,7 @@ GUEST = pathlib.Path(__file__).with_name("stream_guest.py")
 """A Linux guest behind a framed link, as a script."""
 TRANSFER = pathlib.Path(__file__).with_name("transfer.py")
 """Bytes both ways, as a script."""
-HOST = "10.0.2.2"
+HOST = "192.168.127.1"
 """The gateway's address, which means the host's 127.0.0.1."""
 
 

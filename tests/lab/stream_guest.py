@@ -6,7 +6,7 @@ In the network namespace in which it is started it makes a TAP without any offlo
 from SOCKET, a UNIX socket, and runs COMMAND. Its exit status is that of the command. Options:
 
     --mac MAC       of the TAP, which gets no addresses then, but
-    --address IP    one in 10.0.2.0/24, with the default route
+    --address IP    one in 192.168.127.0/24, with the default route
     --kind KIND     qemu (each frame behind its length in 4 bytes), vpnkit (with its handshake), bess
                     (SOCK_SEQPACKET), dgram or vfkit (datagrams; our end is bound to SOCKET.PID)
     --unfinished    leave checksums and segmentation to the gateway without saying so, as libkrun does
@@ -32,12 +32,12 @@ ALL_OF_TCP = 1 | 2 | 4
 MAC = "5a:94:ef:00:00:64"
 LINK = ("link set lo up", "link set tap0 address {mac} mtu {mtu} up")
 ADDRESSES = (
-    "address add 10.0.2.100/24 dev tap0",
-    "address add fd00::100/64 dev tap0 nodad",
-    "route add default via 10.0.2.2",
-    "route add default via fd00::2",
+    "address add 192.168.127.2/24 dev tap0",
+    "address add fd00:7f::2/64 dev tap0 nodad",
+    "route add default via 192.168.127.1",
+    "route add default via fd00:7f::1",
 )
-ADDRESS = ("address add {address}/24 dev tap0", "route add default via 10.0.2.2")
+ADDRESS = ("address add {address}/24 dev tap0", "route add default via 192.168.127.1")
 QEMU = 4, "big"
 VPNKIT = 2, "little"
 

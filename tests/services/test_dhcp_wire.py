@@ -16,6 +16,7 @@ from tunstack.services.dhcp_wire import (
     DhcpMessage,
     MessageType,
     Option,
+    _collect,
     emit,
     emit_option,
     emit_routes,
@@ -68,8 +69,11 @@ def test_what_is_written_is_read_again(message: DhcpMessage) -> None:
     for code in missing:
         del message.options[code]
     assert again == message
-    if sum(len(value) + 2 + len(value) // 255 * 2 for value in message.options.values()) < 1500:
+    size = sum(len(value) + 2 + len(value) // 255 * 2 for value in message.options.values())
+    if size < 1500:
         assert len(missing) <= 1
+    if size > 2048:
+        assert missing
     envelope = ENVELOPE.parse(data)
     for name in ("op", "htype", "hops", "xid", "secs", "flags", "ciaddr", "yiaddr", "siaddr", "giaddr"):
         assert getattr(envelope, name) == getattr(message, name)
@@ -121,6 +125,38 @@ def test_fields_that_are_not_said_to_hold_options_hold_none(overload: int) -> No
 def test_an_option_that_ends_behind_the_message_is_an_error(options: bytes) -> None:
     with pytest.raises(BadPacket):
         parse(build(options))
+
+
+def test_what_does_not_fit_behind_the_header_goes_into_its_fields() -> None:
+    options = {53: b"\x02", 54: bytes(4), 43: bytes(280), 119: b"s" * 100, 121: b"r" * 40, 3: bytes(4)}
+    data = emit(DhcpMessage(options=options))
+    assert len(data) <= LEAST_ROOM
+    envelope = ENVELOPE.parse(data)
+    assert envelope.file.startswith(b"\x77\x64s") and envelope.sname.startswith(b"\x79\x28r")
+    assert b"\x34\x01\x03\xff" in envelope.options
+    assert parse(data).options == options
+
+    # With room for all nothing is said of it.
+    data = emit(DhcpMessage(options=options), 1000)
+    assert ENVELOPE.parse(data).file == bytes(128) and parse(data).options == options
+
+
+@given(st.dictionaries(st.integers(60, 70), st.binary(max_size=150), max_size=8), st.integers(300, 700))
+def test_no_more_is_left_out_than_has_to_be(options: dict[int, bytes], room: int) -> None:
+    data = emit(DhcpMessage(options=options), room)
+    assert len(data) <= max(room, SMALLEST)
+    again = parse(data).options
+    left_out = options.items() - again.items()
+    assert again.items() <= options.items()
+    envelope = ENVELOPE.parse(data)
+    used = []
+    for field in (envelope.options, envelope.file, envelope.sname):
+        parts: dict[int, list[bytes]] = {}
+        _collect(field, parts)
+        parts.pop(Option.OVERLOAD, None)
+        used.append(sum(2 + len(value) for values in parts.values() for value in values))
+    free = [room - 240 - 1 - 3 - used[0], 127 - used[1], 63 - used[2]]
+    assert all(len(emit_option(*one)) > max(free) for one in left_out)
 
 
 def test_what_does_not_fit_is_left_out_and_the_rest_is_whole() -> None:

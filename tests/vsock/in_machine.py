@@ -228,14 +228,14 @@ def test_a_link_over_vsock() -> None:
                 guest.start()
             guest.wait_for("with offloads")
             if len(gateways) == 1:
-                guest.wait_for("address 10.0.2.100/24")
+                guest.wait_for("address 192.168.127.2/24")
             assert guest.seconds_until_it_pings(HOST) < 3
             guest.kill()
             guest.start()
             assert guest.seconds_until_it_pings(HOST) < 6  # an interpreter starts slowly here
-            guest.wait_for("address 10.0.2.100/24")
+            guest.wait_for("address 192.168.127.2/24")
             gateway.kill()
-            assert guest.address() == "10.0.2.100"
+            assert guest.address() == "192.168.127.2"
     finally:
         guest.close()
         for gateway in gateways:

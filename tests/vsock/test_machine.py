@@ -88,17 +88,17 @@ def check_link(tmp_path: pathlib.Path, count: int) -> None:
             start_agent(machine)
             first.wait_for("is connected")
             wait_until(machine, PINGS)
-            assert "10.0.2.100/24" in machine.run("ip address show dev tap0")
+            assert "192.168.127.2/24" in machine.run("ip address show dev tap0")
             assert machine.run("dig +short gateway.tunstack.internal") == f"{HOST}\n"  # by its resolv.conf
             exchange(run, count)
             machine.run("kill -9 $(cat /run/agent.pid)")
-            assert "10.0.2.100/24" in machine.run("ip address show dev tap0")
+            assert "192.168.127.2/24" in machine.run("ip address show dev tap0")
             first.wait_for("has gone")
             start_agent(machine)
             first.wait_for("is connected")
             assert wait_until(machine, PINGS) < 3
             first.kill()
-        assert "10.0.2.100/24" in machine.run("ip address show dev tap0")
+        assert "192.168.127.2/24" in machine.run("ip address show dev tap0")
         with gateway(tmp_path):
             assert wait_until(machine, PINGS) < 3
             exchange(run, 1_000_000)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, first_of, run_trio
-from tunstack.cli.options import Settings, guest_options
+from tunstack.cli.options import Settings, machine_options
+from tunstack.gateway.plan import MACHINES
 
 if TYPE_CHECKING:
     from tunstack.cli.config_file import ConfigFile
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=GuestCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@guest_options
+@machine_options
 @click.option(
     "--config",
     type=click.Path(dir_okay=False),
@@ -89,7 +90,7 @@ def command(config: str | None, once: bool, **options: Any) -> None:
 
         file = ConfigFile(config)
         file.add_to(options)
-    settings = Settings.from_options(**options)
+    settings = Settings.from_options(layout=MACHINES, **options)
     settings.start_log()
     links = _links(options["listen"])
     if not links:

@@ -13,8 +13,10 @@ import click
 from tunstack import native
 from tunstack.cli import Failure, failure_of
 from tunstack.gateway.plan import (
-    DEFAULT_SUBNET,
+    MACHINES,
+    NAMESPACE,
     AddressPlan,
+    Layout,
     PlanError,
     Publish,
     parse_host_entry,
@@ -34,13 +36,6 @@ Spec = TypeVar("Spec")
 _OPTIONS = (
     click.option(
         "--mtu", type=int, default=1500, show_default=True, metavar="BYTES", help="IP MTU of the link."
-    ),
-    click.option(
-        "--subnet",
-        default=DEFAULT_SUBNET,
-        show_default=True,
-        metavar="NETWORK",
-        help="The guest's IPv4 network: gateway .2, DNS .3, guest .100. IPv6 is fd00::/64: ::2, ::3, ::100.",
     ),
     click.option(
         "-p",
@@ -141,10 +136,10 @@ class Settings:
     verbose: int
 
     @classmethod
-    def from_options(cls, **options: Any) -> Settings:
+    def from_options(cls, *, layout: Layout = NAMESPACE, **options: Any) -> Settings:
         """Check the options together; raises `Failure`."""
         try:
-            plan = AddressPlan.from_subnet(options["subnet"], mtu=options["mtu"])
+            plan = AddressPlan.from_subnet(options["subnet"], mtu=options["mtu"], layout=layout)
             loopback = options["host_loopback"]
             shape_up, shape_down = _shapes(options)
             hosts = [parse_host_entry(text) for text in options["add_host"]]
@@ -291,8 +286,29 @@ def _shape(option: str, words: str | None) -> ShapeSpec | None:
 
 
 def guest_options(function: Function) -> Function:
-    """Add the shared options to a click command."""
-    for option in reversed(_OPTIONS):
+    """Add the shared options to a click command about one guest."""
+    return _with_options(
+        NAMESPACE,
+        "The guest's IPv4 network: gateway .2, DNS .3, guest .100. IPv6 is fd00::/64: ::2, ::3, ::100.",
+        function,
+    )
+
+
+def machine_options(function: Function) -> Function:
+    """Add them to one about virtual machines."""
+    return _with_options(
+        MACHINES,
+        "The IPv4 network: gateway and DNS .1, first machine .2, and .254 kept for --host-loopback. IPv6 is "
+        "fd00:7f::/64: ::1, ::2.",
+        function,
+    )
+
+
+def _with_options(layout: Layout, network: str, function: Function) -> Function:
+    subnet = click.option(
+        "--subnet", default=layout.subnet, show_default=True, metavar="NETWORK", help=network
+    )
+    for option in reversed((*_OPTIONS[:1], subnet, *_OPTIONS[1:])):
         function = option(function)
     return function
 

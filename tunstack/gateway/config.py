@@ -34,7 +34,9 @@ class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class NetworkPart(Part):
     """The addresses of the virtual network."""
 
-    subnet: Annotated[str | None, Meta(description="IPv4: gateway .2, DNS .3, first guest .100")] = None
+    subnet: Annotated[str | None, Meta(description="IPv4: gateway and DNS .1, first guest .2, host .254")] = (
+        None
+    )
     mtu: Annotated[int | None, Meta(description="IP MTU of the links, bytes")] = None
     host_loopback: Annotated[str | None, Meta(description="an address for the host's 127.0.0.1")] = None
     allow_host: Annotated[bool, Meta(description="guests may connect to the host's own addresses")] = False

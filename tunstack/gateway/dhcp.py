@@ -52,12 +52,13 @@ def parse_static(text: str, plan: AddressPlan) -> tuple[bytes, bytes]:
     try:
         mac, address = parse_mac(mac_text), parse_address(address_text)
     except ValueError:
-        raise PlanError(f"--static-lease: '{text}' is not MAC=IP, as in 5a:94:ef:00:00:64=10.0.2.7") from None
+        form = "MAC=IP, as in 5a:94:ef:00:00:64=192.168.127.7"
+        raise PlanError(f"--static-lease: '{text}' is not {form}") from None
     if not is_station(mac):
         raise PlanError(f"--static-lease: {mac_text} is not the MAC of one machine")
     if len(address) != 4 or not plan.contains(address):
         raise PlanError(f"--static-lease: {address_text} is not in {plan.subnet_text}")
-    taken = {plan.network, plan.gateway, plan.dns, Prefix(plan.network, plan.prefix).broadcast}
+    taken = {plan.network, plan.gateway, plan.dns, plan.host, Prefix(plan.network, plan.prefix).broadcast}
     if address in taken:
         raise PlanError(f"--static-lease: {address_text} is not for guests")
     return mac, address
@@ -82,7 +83,7 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
     network = Prefix(plan.network, plan.prefix)
     broadcast = network.broadcast
     assert broadcast is not None, "a plan has room for more than two hosts"
-    own = frozenset(address for address in stack.own_addresses if len(address) == 4)
+    own = frozenset(address for address in (*stack.own_addresses, plan.host) if address and len(address) == 4)
     for address in own.intersection(settings.static.values()):
         raise DhcpError(f"the static address {format_address(address)} is the gateway's own")
     try:

@@ -11,14 +11,6 @@ import ipaddress
 import re
 from typing import Literal, TypeVar
 
-GATEWAY_OFFSET = 2
-DNS_OFFSET = 3
-GUEST_OFFSET = 100
-"""Where the three stand in their subnet; users of slirp4netns know these. In IPv6 the digits are the same:
-::2, ::3, ::100."""
-
-LONGEST_PREFIX = 25
-"""The longest prefix that still has room for the guest at `GUEST_OFFSET`."""
 SHORTEST_PREFIX = 8
 
 MIN_MTU = 576
@@ -28,12 +20,58 @@ MIN_MTU6 = 1280
 MAX_MTU = 65520
 """What fits a 64 KiB frame beside its headers, rounded as other gateways do."""
 
-DEFAULT_SUBNET = "10.0.2.0/24"
-NETWORK6 = bytes.fromhex("fd000000000000000000000000000000")
-"""fd00::/64, a unique local network (RFC 4193) as other gateways of this kind have it."""
-GATEWAY_MAC = bytes.fromhex("5a94ef000002")
-GUEST_MAC = bytes.fromhex("5a94ef000064")
-"""Locally administered unicast addresses (IEEE 802, bit 1 of the first byte)."""
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Who stands where in a subnet, counted from its first address; in IPv6 the digits are the same.
+
+    Attributes:
+        subnet: if nobody says another.
+        gateway, dns, guest: gateway, DNS service, and (first) guest.
+        longest_prefix: the longest prefix of a subnet that has room for all.
+        has_host: whether the last address but one is kept for the host's loopback.
+        network6: first address of the IPv6 network, which is a /64.
+        gateway_mac, guest_mac: locally administered unicast addresses (IEEE 802, bit 1 of the first byte).
+    """
+
+    subnet: str
+    gateway: int
+    dns: int
+    guest: int
+    longest_prefix: int
+    has_host: bool
+    network6: bytes
+    gateway_mac: bytes
+    guest_mac: bytes
+
+
+NAMESPACE = Layout(
+    subnet="10.0.2.0/24",
+    gateway=2,
+    dns=3,
+    guest=100,
+    longest_prefix=25,
+    has_host=False,
+    network6=bytes.fromhex("fd000000000000000000000000000000"),
+    gateway_mac=bytes.fromhex("5a94ef000002"),
+    guest_mac=bytes.fromhex("5a94ef000064"),
+)
+"""One guest, as users of slirp4netns know it; fd00::/64 with ::2, ::3, ::100."""
+MACHINES = Layout(
+    subnet="192.168.127.0/24",
+    gateway=1,
+    dns=1,
+    guest=2,
+    longest_prefix=29,
+    has_host=True,
+    network6=bytes.fromhex("fd00007f000000000000000000000000"),
+    gateway_mac=bytes.fromhex("5a94efe40cdd"),
+    guest_mac=bytes.fromhex("5a94efe40cee"),
+)
+"""Virtual machines, as users of gvproxy know it; fd00:7f::/64 with ::1 and ::2."""
+DEFAULT_SUBNET = NAMESPACE.subnet
+NETWORK6 = NAMESPACE.network6
+GATEWAY_MAC, GUEST_MAC = NAMESPACE.gateway_mac, NAMESPACE.guest_mac
 
 Protocol = Literal["tcp", "udp"]
 
@@ -46,13 +84,14 @@ class PlanError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AddressPlan:
-    """The addresses of one virtual network with one guest, which has both families.
+    """The addresses of one virtual network, which has both families.
 
     Attributes:
         network: first address of the subnet; `prefix` its length in bits.
         gateway: the gateway's address, the guest's default route.
         dns: where the DNS service answers; the gateway's too.
-        guest: the guest's address.
+        guest: the guest's address; of several machines, that of the first.
+        host: kept for the host's loopback, if it is to be reached; None: nothing is kept for that.
         gateway_mac: the gateway's MAC (all of its addresses share it).
         guest_mac: the MAC that a namespace's interface is given.
         mtu: IP MTU of the link, bytes; below 1280 the network has no IPv6 (`has_ipv6`).
@@ -64,6 +103,7 @@ class AddressPlan:
     gateway: bytes
     dns: bytes
     guest: bytes
+    host: bytes | None = None
     gateway_mac: bytes = GATEWAY_MAC
     guest_mac: bytes = GUEST_MAC
     mtu: int = 1500
@@ -74,23 +114,36 @@ class AddressPlan:
     guest6: bytes = NETWORK6[:-2] + b"\x01\x00"
 
     @classmethod
-    def from_subnet(cls, subnet: str = DEFAULT_SUBNET, *, mtu: int = 1500) -> AddressPlan:
-        """The plan for `subnet` ("10.0.2.0/24"): gateway .2, DNS .3, guest .100; IPv6 is fd00::/64.
+    def from_subnet(
+        cls, subnet: str | None = None, *, mtu: int = 1500, layout: Layout = NAMESPACE
+    ) -> AddressPlan:
+        """The plan for `subnet`, by default that of the layout: "10.0.2.0/24" with gateway .2, DNS .3, guest
+        .100, or "192.168.127.0/24" with gateway and DNS .1, first guest .2, host .254.
 
         Raises:
             PlanError: the subnet or the MTU cannot be used.
         """
         if not MIN_MTU <= mtu <= MAX_MTU:
             raise PlanError(f"the MTU {mtu} is outside {MIN_MTU}..{MAX_MTU}")
-        network = _parse_subnet(subnet)
-        base = int(network.network_address)
+        network = _parse_subnet(subnet or layout.subnet, layout)
+
+        def at6(digits: int) -> bytes:
+            return layout.network6[:-2] + bytes.fromhex(f"{digits:04}")
+
         return cls(
             network=network.network_address.packed,
             prefix=network.prefixlen,
-            gateway=(base + GATEWAY_OFFSET).to_bytes(4, "big"),
-            dns=(base + DNS_OFFSET).to_bytes(4, "big"),
-            guest=(base + GUEST_OFFSET).to_bytes(4, "big"),
+            gateway=network[layout.gateway].packed,
+            dns=network[layout.dns].packed,
+            guest=network[layout.guest].packed,
+            host=network[-2].packed if layout.has_host else None,
+            gateway_mac=layout.gateway_mac,
+            guest_mac=layout.guest_mac,
             mtu=mtu,
+            network6=layout.network6,
+            gateway6=at6(layout.gateway),
+            dns6=at6(layout.dns),
+            guest6=at6(layout.guest),
         )
 
     @property
@@ -283,8 +336,8 @@ def parse_resolver(text: str) -> tuple[bytes, int]:
     return address, int(port)
 
 
-def _parse_subnet(subnet: str) -> ipaddress.IPv4Network:
-    form = f"give an IPv4 network such as {DEFAULT_SUBNET}"
+def _parse_subnet(subnet: str, layout: Layout) -> ipaddress.IPv4Network:
+    form = f"give an IPv4 network such as {layout.subnet}"
     if "/" not in subnet:
         raise PlanError(f"the subnet '{subnet}' has no prefix length; {form}")
     try:
@@ -295,11 +348,8 @@ def _parse_subnet(subnet: str) -> ipaddress.IPv4Network:
         raise PlanError(f"the subnet '{subnet}' is not IPv4; {form}")
     if str(loose.network_address) != subnet.partition("/")[0]:
         raise PlanError(f"the subnet '{subnet}' is not the start of a network; did you mean {loose}?")
-    if loose.prefixlen > LONGEST_PREFIX:
-        raise PlanError(
-            f"the subnet {subnet} is too small: the guest takes its address number {GUEST_OFFSET}, "
-            f"so the prefix is at most /{LONGEST_PREFIX}"
-        )
+    if loose.prefixlen > layout.longest_prefix:
+        raise PlanError(f"the subnet {subnet} is too small: the prefix is at most /{layout.longest_prefix}")
     if loose.prefixlen < SHORTEST_PREFIX:
         raise PlanError(f"the subnet {subnet} is too large: the prefix is at least /{SHORTEST_PREFIX}")
     first = loose.network_address

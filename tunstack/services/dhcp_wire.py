@@ -32,6 +32,10 @@ REQUEST, REPLY = 1, 2
 _HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _COOKIE = b"\x63\x82\x53\x63"
 _PART = 255
+_FILE, _SNAME = 128, 64
+"""Bytes of these fields of the header."""
+_OVERLOAD_SIZE = 3
+_END = b"\xff"
 
 
 class MessageType(enum.IntEnum):
@@ -145,10 +149,14 @@ def parse(data: Buffer) -> DhcpMessage:
 
 
 def emit(message: DhcpMessage, room: int = LEAST_ROOM) -> bytes:
-    """The payload of a datagram, of at most `room` bytes: an option that does not fit is left out.
+    """The payload of a datagram, of at most `room` bytes.
 
-    What must not be missing (53, 54 and 51, RFC 2131 table 3) has to stand first.
+    What does not fit behind the header goes into `file` and `sname`, which have no other use here (option
+    52), and what does not fit there is left out. What must not be missing (53, 54 and 51, RFC 2131 table 3)
+    has to stand first.
     """
+    parts = [emit_option(code, value) for code, value in message.options.items()]
+    fields = _spread(parts, (room - _HEADER.size - 1, _FILE - 1, _SNAME - 1))
     out = bytearray(
         _HEADER.pack(
             message.op,
@@ -163,17 +171,32 @@ def emit(message: DhcpMessage, room: int = LEAST_ROOM) -> bytes:
             message.siaddr,
             message.giaddr,
             message.chaddr,
-            bytes(64),
-            bytes(128),
+            fields[2] and fields[2] + _END,
+            fields[1] and fields[1] + _END,
             _COOKIE,
         )
     )
-    for code, value in message.options.items():
-        part = emit_option(code, value)
-        if len(out) + len(part) < room:
-            out += part
-    out.append(Option.END)
+    out += fields[0] + _END
     return bytes(out.ljust(SMALLEST, b"\0"))
+
+
+def _spread(parts: Iterable[bytes], room: tuple[int, int, int]) -> list[bytes]:
+    """The options of the three fields, in the order in which they are read (RFC 3396 section 5)."""
+    parts = list(parts)
+    if sum(map(len, parts)) <= room[0]:
+        return [b"".join(parts), b"", b""]
+    rest = [room[0] - _OVERLOAD_SIZE, *room[1:]]
+    fields = [bytearray() for _ in rest]
+    for part in parts:
+        for place, free in enumerate(rest):
+            if len(part) <= free:
+                fields[place] += part
+                rest[place] -= len(part)
+                break
+    used = (1 if fields[1] else 0) | (2 if fields[2] else 0)
+    if used:
+        fields[0] += emit_option(Option.OVERLOAD, bytes((used,)))
+    return list(map(bytes, fields))
 
 
 def emit_option(code: int, value: bytes) -> bytes:
