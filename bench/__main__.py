@@ -16,6 +16,7 @@ from bench import framed as framed_module
 from bench import routes as routes_module
 from bench import sandbox
 from bench import throughput as throughput_module
+from bench import tun as tun_module
 from bench import udp as udp_module
 from bench.choices import BENCHMARKS, FULL, QUICK, Job, jobs, names, numbers
 from bench.load import built
@@ -203,6 +204,15 @@ def agent(**options: Any) -> None:
 def routes(**options: Any) -> None:
     """One flow of a guest to a UNIX socket, beside the same to TCP; tunstack only."""
     _run(("routes",), options)
+
+
+@main.command()
+@_shared
+@click.option("--mtu", "mtus", callback=numbers(576, 65520, "an MTU has 576 to 65520 bytes"))
+@click.option("--directions", callback=names(tun_module.DIRECTIONS, "direction"))
+def tun(**options: Any) -> None:
+    """One flow over a TUN, beside the same over a TAP; tunstack only."""
+    _run(("tun",), options)
 
 
 @main.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench import agent, flows, framed, requests, routes, startup, throughput, udp
+from bench import agent, flows, framed, requests, routes, startup, throughput, tun, udp
 from bench.session import Plan, Session
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -34,6 +34,13 @@ FULL: Settings = {
         "links": agent.LINKS,
     },
     "routes": {"rounds": 5, "seconds": 2, "families": (4,), "directions": routes.DIRECTIONS},
+    "tun": {
+        "rounds": 5,
+        "seconds": 1,
+        "families": (4, 6),
+        "mtus": (1500, 65520),
+        "directions": tun.DIRECTIONS,
+    },
     "flows": {"rounds": 3, "seconds": 1, "families": (4,), "idle": (100, 1000, 10_000)},
     "throughput": {
         "rounds": 3,
@@ -54,6 +61,7 @@ QUICK: Settings = {
     "framed": {**FULL["framed"], "rounds": 1},
     "agent": {**FULL["agent"], "rounds": 1, "seconds": 1},
     "routes": {**FULL["routes"], "rounds": 1, "seconds": 1},
+    "tun": {**FULL["tun"], "rounds": 1, "families": (4,), "mtus": (1500,)},
     "flows": {**FULL["flows"], "rounds": 1, "seconds": 0.5, "idle": (1000,)},
     "throughput": {
         **FULL["throughput"],
@@ -77,6 +85,7 @@ _PLANS: Mapping[str, tuple[type[Plan], Callable[[Any, Session], None], Mapping[s
     "framed": (framed.FramedPlan, framed.measure, {}),
     "agent": (agent.AgentPlan, agent.measure, {}),
     "routes": (routes.RoutePlan, routes.measure, {}),
+    "tun": (tun.TunPlan, tun.measure, {}),
     "flows": (flows.CrowdPlan, flows.measure, {}),
     "throughput": (throughput.BulkPlan, throughput.measure, {}),
 }

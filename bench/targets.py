@@ -86,6 +86,7 @@ TARGETS = (
     Target("agent", "bits_per_second", 0.4, TAP, {"link": ["headers"]}),
     Target("agent", "bits_per_second", 3, "gvproxy"),
     Target("agent", "cpu_per_gb", 5, None, {"link": ["plain"]}),
+    Target("tun", "bits_per_second", 0.9, TAP),
     Target("routes", "bits_per_second", 0.9, TCP),
     Target("flows", "bytes_per_flow", 12e3, None, {"idle flows": [10_000]}),
     Target("flows", "slowdown", 1.3, None, {"idle flows": [10_000]}),

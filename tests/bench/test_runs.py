@@ -86,6 +86,14 @@ TINY = {
             for peer in ("tunstack", "tunstack, to TCP")
         },
     ),
+    "tun": (
+        ["--mtu", "1500", "--families", "4"],
+        {
+            (1500, 4, direction, peer): {"bits_per_second", "cpu_per_gb", "retransmits"}
+            for direction in ("up", "down")
+            for peer in ("tunstack", "tunstack at a TAP")
+        },
+    ),
     "flows": (
         ["--idle", "20"],
         {(20, "tunstack"): {"bytes_per_flow", "slowdown", "p50"}},
