@@ -204,7 +204,7 @@ async def test_a_waiter_gives_back_what_it_was_woken_with() -> None:
     waiter = Waiter(events, event)
     rng = random.Random(2)
     got = given = 0
-    for _ in range(2000):
+    for _ in range(CANCELLATIONS):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
 

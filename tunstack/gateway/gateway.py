@@ -27,7 +27,7 @@ from tunstack.link.devices.base import Device
 from tunstack.link.switch import Switch
 from tunstack.nat import config as nat_config
 from tunstack.nat.nat import Nat
-from tunstack.nat.poller import EpollPoller
+from tunstack.nat.poller import new_poller
 from tunstack.stack import Stack
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Gateway(VirtualHost):
             self._pcap: io.FileIO | None = None
             if pcap is not None:
                 self._pcap = resources.enter_context(io.FileIO(pcap, "w"))
-            poller = EpollPoller()
+            poller = new_poller()
             resources.callback(poller.close)
             config = _nat_config(plan, publish, host_loopback, allow_host)
             self.nat = Nat(stack, poller, config, limits, stack.drops)

@@ -19,6 +19,7 @@ from tunstack.nat.context import Context, Destination
 from tunstack.nat.dialer import Dial, Refusal
 from tunstack.nat.linger import close_gently
 from tunstack.nat.poller import READ, WRITE
+from tunstack.nat.portable import NO_SIGNAL
 from tunstack.packet import Buffer
 
 LARGEST = 65507
@@ -29,7 +30,6 @@ BURST = 32
 """Datagrams, or a fourth as many pieces of a stream, read at once."""
 _CHUNK = 64 * 1024
 _LENGTH = struct.Struct("!H")
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Receiver(Protocol):
@@ -181,7 +181,7 @@ class FramedChannel:
     def _flush(self, sock: socket.socket, now: float) -> None:
         try:
             while self._outgoing:
-                count = sock.send(self._outgoing, _NO_SIGNAL)
+                count = sock.send(self._outgoing, NO_SIGNAL)
                 del self._outgoing[:count]
         except (BlockingIOError, InterruptedError):
             pass

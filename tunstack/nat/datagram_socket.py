@@ -19,6 +19,7 @@ from collections.abc import Callable
 from tunstack.errors import DropReason
 from tunstack.ip.icmp import IcmpErrorKind
 from tunstack.nat.error_queue import IP_RECVERR, IPV6_RECVERR, QueuedError, kind_of_errno, read_error
+from tunstack.nat.portable import Ancillary, receive_datagram, send_datagram
 from tunstack.packet import Buffer
 
 _LINUX = sys.platform == "linux"
@@ -47,7 +48,6 @@ _ANCILLARY = 3 * socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _int = struct.Struct("=i")
 _short = struct.Struct("=H")
 
-Ancillary = list[tuple[int, int, bytes]]
 Address = tuple[str, int]
 Report = Callable[[QueuedError, float], None]
 
@@ -77,9 +77,7 @@ class DatagramSocket:
         "_ancillary",
         "_by_option",
         "_dont_fragment",
-        "_recvmsg",
         "_report",
-        "_sendmsg",
         "_tos",
         "_ttl",
         "_v4",
@@ -94,8 +92,6 @@ class DatagramSocket:
         self._by_option = not _LINUX or (
             sock.proto == socket.IPPROTO_ICMPV6 and sock.type == socket.SOCK_DGRAM
         )
-        self._sendmsg = sock.sendmsg
-        self._recvmsg = sock.recvmsg
         self._ttl = self._tos = -1
         self._ancillary: Ancillary = []
         self._dont_fragment: bool | None = None
@@ -142,7 +138,7 @@ class DatagramSocket:
         try:
             if gso_size and gso_size < len(payload):
                 return self._deliver_train(payload, address, gso_size, now)
-            self._sendmsg((payload,), self._ancillary, 0, address)
+            send_datagram(self.sock, payload, self._ancillary, address)
         except OSError as error:
             return self._deliver_again(payload, address, error, now)
         return None
@@ -166,8 +162,7 @@ class DatagramSocket:
 
     def receive(self) -> tuple[bytes, Ancillary, int, Address]:
         """One datagram: payload, ancillary data, flags, sender. Raises OSError (BlockingIOError: none)."""
-        payload, ancillary, flags, sender = self._recvmsg(RECEIVE_SIZE, _ANCILLARY)
-        return payload, ancillary, flags, (sender[0], sender[1])
+        return receive_datagram(self.sock, RECEIVE_SIZE, _ANCILLARY)
 
     def _deliver_again(self, payload: Buffer, address: Address, error: OSError, now: float) -> Failure | None:
         for retry in (True, False):
@@ -179,7 +174,7 @@ class DatagramSocket:
             if not retry:
                 break
             try:
-                self._sendmsg((payload,), self._ancillary, 0, address)
+                send_datagram(self.sock, payload, self._ancillary, address)
                 return None
             except OSError as again:
                 error = again
@@ -191,9 +186,8 @@ class DatagramSocket:
         # Once more after the errors of earlier datagrams; a second failure means that the kernel will not.
         for _ in range(2 if _LINUX and len(view) <= size * _SEGMENTS else 0):
             try:
-                self._sendmsg(
-                    (view,), [*self._ancillary, (_SOL_UDP, _UDP_SEGMENT, _short.pack(size))], 0, address
-                )
+                ancillary = [*self._ancillary, (_SOL_UDP, _UDP_SEGMENT, _short.pack(size))]
+                send_datagram(self.sock, view, ancillary, address)
                 return None
             except BlockingIOError:
                 return Failure(DropReason.UDP_SOCKET_FULL)
@@ -202,7 +196,7 @@ class DatagramSocket:
         for start in range(0, len(view), size):
             piece = view[start : start + size]
             try:
-                self._sendmsg((piece,), self._ancillary, 0, address)
+                send_datagram(self.sock, piece, self._ancillary, address)
             except OSError as error:
                 failure = self._deliver_again(piece, address, error, now)
                 if failure is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tunstack.nat.poller import WRITE, Poller
+from tunstack.nat.portable import UNDER_WAY
 
 
 class Refusal(enum.Enum):
@@ -101,16 +102,17 @@ class DirectDialer:
         family = socket.AF_INET if len(dst) == 4 else socket.AF_INET6
         host = socket.inet_ntop(family, dst)
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             done(refusal_of(error.errno or 0, family), now)
             return ENDED
         try:
+            sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             code = sock.connect_ex((host, dst_port))
         except (OSError, OverflowError) as error:
             code = getattr(error, "errno", None) or errno.EINVAL
-        if code == errno.EINPROGRESS:
+        if code in UNDER_WAY:
             return _DirectDial(self._poller, sock, (host, dst_port), done)
         _finish(sock, code, (host, dst_port), done, now)
         return ENDED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 
 from tunstack.ip.icmp import IcmpErrorKind
 
@@ -42,8 +43,11 @@ _BY_ERRNO = {
     errno.ECONNREFUSED: _PORT,
 }
 
-_ANCILLARY = socket.CMSG_SPACE(_EXTENDED_ERR.size + 28) + 2 * socket.CMSG_SPACE(4)
-"""Room for the entry with an IPv6 address, and for TTL and TOS."""
+if sys.platform == "win32":
+    _ANCILLARY = 0
+else:
+    _ANCILLARY = socket.CMSG_SPACE(_EXTENDED_ERR.size + 28) + 2 * socket.CMSG_SPACE(4)
+    """Room for the entry with an IPv6 address, and for TTL and TOS."""
 _ERROR_QUEUE = getattr(socket, "MSG_ERRQUEUE", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 _DATA = 576
 """Bytes of the offending datagram asked for."""
@@ -89,6 +93,8 @@ class QueuedError:
 
 def read_error(sock: socket.socket) -> QueuedError | None:
     """The oldest entry of the queue of `sock`, or None if it is empty."""
+    if sys.platform == "win32":
+        return None
     try:
         data, ancillary, _, address = sock.recvmsg(_DATA, _ANCILLARY, _ERROR_QUEUE)
     except OSError:

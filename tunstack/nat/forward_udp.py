@@ -22,6 +22,7 @@ from tunstack.nat.config import Publish
 from tunstack.nat.context import Context, Services
 from tunstack.nat.forward import ephemeral_ports, free_udp_port
 from tunstack.nat.poller import READ
+from tunstack.nat.portable import Ancillary, receive_datagram, send_datagram
 
 RECEIVE_BURST = 32
 CLIENTS = 1024
@@ -29,8 +30,6 @@ CLIENTS = 1024
 _IP_PKTINFO = 8
 _pktinfo = struct.Struct("=I4s4s")
 _pktinfo6 = struct.Struct("=16sI")
-
-Ancillary = list[tuple[int, int, bytes]]
 
 
 class UdpForward:
@@ -63,10 +62,10 @@ class UdpForward:
         """Datagrams of clients are there."""
         for _ in range(RECEIVE_BURST):
             try:
-                payload, ancillary, _, sender = self._sock.recvmsg(65535, 64)
+                payload, ancillary, _, sender = receive_datagram(self._sock, 65535, 64)
             except OSError:  # none, or an error of an earlier send, which is void
                 return
-            client = self._client((sender[0], sender[1]), self._local(ancillary), now)
+            client = self._client(sender, self._local(ancillary), now)
             if client is not None:
                 client.receive(payload, now)
 
@@ -75,7 +74,7 @@ class UdpForward:
         size = gso_size or max(1, len(payload))
         for start in range(0, max(1, len(payload)), size):
             try:
-                self._sock.sendmsg((payload[start : start + size],), client.ancillary, 0, client.address)
+                send_datagram(self._sock, payload[start : start + size], client.ancillary, client.address)
             except BlockingIOError:
                 self._context.drops.add(DropReason.UDP_SOCKET_FULL)
             except OSError:

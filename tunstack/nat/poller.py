@@ -171,3 +171,12 @@ class EpollPoller:
         self._muted.clear()
         self._batch.clear()
         self._epoll.close()
+
+
+def new_poller() -> Poller:
+    """The best one that this platform has."""
+    if hasattr(select, "epoll"):
+        return EpollPoller()
+    from tunstack.nat.task_poller import TaskPoller
+
+    return TaskPoller()

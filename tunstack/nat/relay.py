@@ -21,12 +21,12 @@ from tunstack.nat.dialer import Dial, Dialer, Outcome, Refusal, reset_and_close
 from tunstack.nat.forward import ACCEPT_BURST, Forward
 from tunstack.nat.linger import close_gently
 from tunstack.nat.poller import ERROR, READ, WRITE
+from tunstack.nat.portable import NO_SIGNAL
 
 CHUNK = 64 * 1024
 """Bytes of a direction's buffer, which is there while something is in it."""
 _BURST = 4
 """Reads of a direction in one go."""
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Relay:
@@ -98,7 +98,7 @@ class Relay:
         """Whether there may be more."""
         if source.pending:
             # In two steps: compiled by mypyc, one expression of both slices the wrong bytes.
-            count = sink.sock.send(source.pending, _NO_SIGNAL)
+            count = sink.sock.send(source.pending, NO_SIGNAL)
             source.pending = source.pending[count:]
             return True
         if source.is_done:

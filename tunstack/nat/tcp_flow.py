@@ -31,6 +31,7 @@ from tunstack.nat.context import Context
 from tunstack.nat.dialer import reset_and_close
 from tunstack.nat.linger import close_gently
 from tunstack.nat.poller import EPOLLIN, EPOLLOUT, ERROR, READ, WRITE
+from tunstack.nat.portable import NO_SIGNAL, receive_vector, send_vector
 from tunstack.tcp.connection import Connection
 
 IOV_LIMIT = 64
@@ -70,9 +71,7 @@ class TcpFlow:
         "_opening",
         "_read_size",
         "_recv_into",
-        "_recvmsg_into",
         "_send",
-        "_sendmsg",
         "_sock",
         "_starved",
         "_up_done",
@@ -97,9 +96,7 @@ class TcpFlow:
         self._connection = connection
         self._sock: socket.socket | None = sock
         self._send = sock.send
-        self._sendmsg = sock.sendmsg
         self._recv_into = sock.recv_into
-        self._recvmsg_into = sock.recvmsg_into
         self._opening = True
         self._up_done = False
         self._down_done = False
@@ -242,16 +239,17 @@ class TcpFlow:
             self._connection.lease.take_back(now)
 
     def _write(self, now: float) -> None:
-        connection = self._connection
+        connection, sock = self._connection, self._sock
+        assert sock is not None
         views = connection.peek()
         if not views:
             self._want(self._interest & ~WRITE)
             return
         try:
             if len(views) == 1:
-                count = self._send(views[0], socket.MSG_NOSIGNAL)
+                count = self._send(views[0], NO_SIGNAL)
             else:
-                count = self._sendmsg(views[:IOV_LIMIT], (), socket.MSG_NOSIGNAL)
+                count = send_vector(sock, views[:IOV_LIMIT])
         except BlockingIOError:
             self._want(self._interest | WRITE)
             return
@@ -266,7 +264,8 @@ class TcpFlow:
             self._want(self._interest & ~WRITE)
 
     def _read(self, now: float) -> None:
-        connection = self._connection
+        connection, sock = self._connection, self._sock
+        assert sock is not None
         room = connection.send_room()
         size = self._read_size
         if size > room:
@@ -276,7 +275,7 @@ class TcpFlow:
             self._starve(now)
             return
         try:
-            count = self._recv_into(buffers[0]) if len(buffers) == 1 else self._recvmsg_into(buffers)[0]
+            count = self._recv_into(buffers[0]) if len(buffers) == 1 else receive_vector(sock, buffers)
         except BlockingIOError:
             connection.commit(0)
             self._feed()

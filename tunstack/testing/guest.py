@@ -24,7 +24,7 @@ from tunstack.link.devices.base import Device, Offloads
 from tunstack.link.devices.memory import memory_pair
 from tunstack.link.interface import EthernetLink
 from tunstack.nat.context import Services
-from tunstack.nat.poller import EpollPoller
+from tunstack.nat.poller import new_poller
 from tunstack.stack import Stack
 from tunstack.testing.services import ServiceHandler
 
@@ -50,7 +50,7 @@ class GuestHost(VirtualHost):
             rng=random.SystemRandom(),
             limits=limits,
         )
-        self._poller = EpollPoller()
+        self._poller = new_poller()
         super().__init__(stack, self._poller, Services(), addresses=plan.guests, peers=plan.gateways)
         handler = ServiceHandler(stack, self.services)
         self.errors = handler.errors

@@ -20,6 +20,7 @@ from collections.abc import Generator
 from typing import Any
 
 from tunstack.nat.dialer import Refusal
+from tunstack.nat.portable import NO_SIGNAL
 
 LINE_LIMIT = 64
 """Bytes of hybrid vsock's answer, and of what is said of datagrams."""
@@ -36,8 +37,6 @@ class Until:
     terminator: bytes
     limit: int
 
-
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 Wish = bytes | int | Until
 Handshake = Generator[Wish, bytes, Any]
@@ -92,7 +91,7 @@ class Conversation:
         try:
             while not self.is_over:
                 if self.sending:
-                    self.sending = self.sending[sock.send(self.sending, _NO_SIGNAL) :]
+                    self.sending = self.sending[sock.send(self.sending, NO_SIGNAL) :]
                     if not self.sending:
                         self._go_on(b"")
                 else:

@@ -13,10 +13,10 @@ there is not seen here. Whoever attached the descriptor must have asked for IFF_
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
@@ -25,6 +25,9 @@ from tunstack.limits import DEFAULT_LIMITS, MAX_FRAME
 from tunstack.link.devices.base import DeviceClosed, Offloads
 from tunstack.link.devices.vnet_header import VNET_LENGTH, pack_header, parse_frame
 from tunstack.packet import Checksum, Packet
+
+if sys.platform != "win32":  # elsewhere only its name is needed
+    import fcntl
 
 TUNSETIFF = 0x400454CA
 TUNGETIFF = 0x800454D2
@@ -53,7 +56,7 @@ _USO = TUN_F_USO4 | TUN_F_USO6
 _PARTIAL = int(Checksum.PARTIAL)
 
 _REFUSED = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EIO))
-_GONE = frozenset((errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO))
+_GONE = frozenset((getattr(errno, "EBADFD", errno.EBADF), errno.EBADF, errno.ENODEV, errno.ENXIO))
 
 
 def read_flags(fd: int) -> tuple[str, int]:
