@@ -3,6 +3,7 @@
 #   make demo     the main job, embedded: needs no network beyond loopback
 #   make test     all tests but the slow ones; those in network namespaces need root
 #   make slow     the slow tests
+#   make test-windows  tests on Windows' own CPython under wine, which is downloaded; a minute or two
 #   make check    ruff, mypy --strict, import contracts
 #   make conformance  the tests of requirements; writes docs/conformance.md
 #   make mutants  one fault at a time in a copy of the package: the test of its requirement must fail
@@ -31,7 +32,7 @@ INPUTS := pyproject.toml setup.py tunstack/native/build_native.py $(wildcard tun
 # Typed code beside the package; tests are checked by ruff only.
 TYPED := tunstack $(if $(wildcard bench/*.py),bench)
 
-.PHONY: demo test slow check conformance mutants sanitize fuzz bench bench-quick bench-shaping docs clean
+.PHONY: demo test test-windows slow check conformance mutants sanitize fuzz bench bench-quick bench-shaping docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -61,6 +62,9 @@ test: $(VENV)/.with-test
 	@test "$$(id -u)" = 0 || echo "make test: not root, so tests in network namespaces are skipped; run them with: sudo make test"
 	$(BIN)/python -bb -m pytest -m "not slow and not netns" $(WORKERS) $(PYTEST_ARGS) $(NONE_IS_FINE)
 	$(BIN)/python -bb -m pytest -m "netns and not slow" $(PYTEST_ARGS) $(NONE_IS_FINE)
+
+test-windows: $(VENV)/.with-test
+	$(BIN)/python -m tests.windows.wine $(PYTEST_ARGS)
 
 slow: $(VENV)/.with-test
 	@test "$$(id -u)" = 0 || echo "make slow: not root, so tests in network namespaces are skipped; run them with: sudo make slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 
 import pytest
@@ -39,6 +40,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll to be held to")
 @given(STEPS)
 async def test_it_says_what_epoll_says(steps: list[tuple[str, int, int]]) -> None:
     tasks, epoll = TaskPoller(), EpollPoller()

@@ -128,11 +128,11 @@ async def test_many_flows_at_once() -> None:
     assert sorted(answers) == sorted(b"question %d" % number for number in range(FLOWS))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="wine ends a connection in order, whatever is unread")
 async def test_a_service_that_breaks_off_is_a_reset() -> None:
     async def abort(stream: trio.SocketStream) -> None:
-        await stream.receive_some(1)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if LINGERS else "ii", 1, 0))
-        stream.socket.close()
+        await trio.lowlevel.wait_readable(stream.socket)
+        stream.socket.close()  # with something that it has not read
 
     with trio.fail_after(60):
         async with (
@@ -144,10 +144,6 @@ async def test_a_service_that_breaks_off_is_a_reset() -> None:
             with pytest.raises(trio.BrokenResourceError):
                 while await stream.receive_some():
                     pass
-
-
-LINGERS = sys.platform == "win32"
-"""struct linger has two shorts there."""
 
 
 async def test_udp() -> None:

