@@ -65,6 +65,12 @@ class UdpDatagram:
         self.gso_size = gso_size
         self.quote = quote
 
+    def pieces(self) -> list[memoryview]:
+        """The payloads of the datagrams of a train, or of the one that there is; borrowed."""
+        payload = memoryview(self.payload)
+        size = self.gso_size or max(1, len(payload))
+        return [payload[start : start + size] for start in range(0, max(1, len(payload)), size)]
+
     def __repr__(self) -> str:
         return (
             f"<UdpDatagram {self.src.hex()}:{self.src_port} > {self.dst.hex()}:{self.dst_port} "

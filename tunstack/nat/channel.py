@@ -24,6 +24,8 @@ from tunstack.packet import Buffer
 
 LARGEST = 65507
 """Bytes of a datagram: what UDP over IPv4 can carry, so that each end can pass on what the other sends."""
+QUOTE = 128
+"""Bytes of a datagram kept for ICMP errors: the largest IP header, UDP, and some payload."""
 QUEUE = 256 * 1024
 """Bytes that wait for a stream that is not read."""
 BURST = 32

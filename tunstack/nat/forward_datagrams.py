@@ -18,6 +18,7 @@ from tunstack.nat.channel import Accept, Channel, Opened, Opener
 from tunstack.nat.context import Context, Destination, Services
 from tunstack.nat.dialer import Dial, Refusal
 from tunstack.nat.forward import ACCEPT_BURST, Forward, ephemeral_ports, free_udp_port
+from tunstack.packet import Buffer
 
 _NOWHERE: Destination = (b"", 0)
 
@@ -150,7 +151,7 @@ class _Client:
         """See `Receiver`."""
         self.close()
 
-    def answer(self, payload: bytes, now: float) -> None:
+    def answer(self, payload: Buffer, now: float) -> None:
         """A datagram for the client."""
         if self._channel is not None:
             self._channel.send(payload, _NOWHERE)
@@ -162,10 +163,8 @@ class _Client:
         if datagram.src != target.guest or datagram.src_port != target.port:
             self._context.drops.add(DropReason.UDP_FILTERED)
             return
-        payload = memoryview(datagram.payload)
-        size = datagram.gso_size or max(1, len(payload))
-        for start in range(0, max(1, len(payload)), size):
-            self.answer(bytes(payload[start : start + size]), now)
+        for piece in datagram.pieces():
+            self.answer(piece, now)
 
     def on_timeout(self, now: float) -> None:
         """It is idle, or the other end does not say what it wants."""

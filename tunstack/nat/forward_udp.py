@@ -69,12 +69,11 @@ class UdpForward:
             if client is not None:
                 client.receive(payload, now)
 
-    def send(self, client: UdpClient, payload: memoryview, gso_size: int) -> None:
+    def send(self, client: UdpClient, answer: UdpDatagram) -> None:
         """Send the guest's answer to `client`."""
-        size = gso_size or max(1, len(payload))
-        for start in range(0, max(1, len(payload)), size):
+        for piece in answer.pieces():
             try:
-                send_datagram(self._sock, payload[start : start + size], client.ancillary, client.address)
+                send_datagram(self._sock, piece, client.ancillary, client.address)
             except BlockingIOError:
                 self._context.drops.add(DropReason.UDP_SOCKET_FULL)
             except OSError:
@@ -169,7 +168,7 @@ class UdpClient:
             self._context.drops.add(DropReason.UDP_FILTERED)
             return
         self._forward.touch(self, now)
-        self._forward.send(self, memoryview(datagram.payload), datagram.gso_size)
+        self._forward.send(self, datagram)
 
     def on_timeout(self, now: float) -> None:
         self._forward.remove(self)

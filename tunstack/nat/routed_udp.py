@@ -15,7 +15,7 @@ from collections import OrderedDict
 from tunstack.errors import DropReason
 from tunstack.ip.icmp import IcmpErrorKind
 from tunstack.ip.udp import UdpDatagram
-from tunstack.nat.channel import Channel, Opened, Opener
+from tunstack.nat.channel import QUOTE, Channel, Opened, Opener
 from tunstack.nat.context import Context, Destination
 from tunstack.nat.dialer import Dial, Refusal
 from tunstack.nat.error_queue import kind_of_errno
@@ -23,8 +23,6 @@ from tunstack.nat.routes import Route
 
 WAITING = 64 * 1024
 """Bytes that wait for a channel that is being opened."""
-QUOTE = 128
-"""Bytes of a datagram kept for ICMP errors: the largest IP header, UDP, and some payload."""
 _ANSWERS = {
     Refusal.REFUSED: IcmpErrorKind.PORT_UNREACHABLE,
     Refusal.UNREACHABLE: IcmpErrorKind.HOST_UNREACHABLE,
@@ -166,10 +164,8 @@ class RoutedFlow:
         self._destinations.move_to_end(destination)
         if len(self._destinations) > self._context.limits.udp_destinations:
             self._destinations.popitem(last=False)
-        payload = memoryview(datagram.payload)
-        size = datagram.gso_size or max(1, len(payload))
-        for start in range(0, max(1, len(payload)), size):
-            self._send(payload[start : start + size], destination)
+        for piece in datagram.pieces():
+            self._send(piece, destination)
         self._refresh(now)
 
     def received(self, payload: bytes, source: Destination | None, now: float) -> None:

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from tunstack.errors import DropReason
 from tunstack.ip.header import UDP
 from tunstack.ip.udp import UdpDatagram
+from tunstack.nat.channel import QUOTE
 from tunstack.nat.context import Context, DatagramLease, Destination, ServiceKey, Services
 from tunstack.nat.datagram_socket import Address, DatagramSocket, traffic_class_of, train_size_of
 from tunstack.nat.error_queue import QueuedError
@@ -41,8 +42,6 @@ from tunstack.nat.routes import Route, Routes
 
 RECEIVE_BURST = 32
 """Most datagrams read from one socket per wake-up, so that a busy one starves nobody."""
-QUOTE = 128
-"""Bytes of a datagram kept for ICMP errors: the largest IP header, UDP, and some payload."""
 OFFER_AFTER = 2
 """Datagrams to and from a destination before an accelerator is asked to carry it: one question is no gain."""
 _DNS = 53
