@@ -111,8 +111,14 @@ MAY_BE_ZERO = {"retransmits", "cpu_each", "cpu_per_gb", "bytes_per_flow", "share
 """In a run this short: CPU time is counted in 10 ms, memory may be there already, flows may end at once."""
 
 
+SELDOM = ("agent", "flows", "framed", "tun", "udp")
+"""Those that take longest; the others use the same parts."""
+
+
 @pytest.mark.netns
-@pytest.mark.parametrize("benchmark", TINY)
+@pytest.mark.parametrize(
+    "benchmark", [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in TINY]
+)
 def test_a_tiny_run(benchmark: str, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     options, expected = TINY[benchmark]

@@ -112,7 +112,9 @@ def holders(leases: pathlib.Path) -> dict[str, str]:
     return {one["address"]: one["mac"] for one in json.loads(leases.read_text())["leases"]}
 
 
-@pytest.mark.parametrize("client", SCRIPTS)
+@pytest.mark.parametrize(
+    "client", [pytest.param(name, marks=[pytest.mark.slow] * (name != "udhcpc")) for name in SCRIPTS]
+)
 def test_a_client_gets_renews_releases_and_gets_again(
     gateway: Running, path: str, leases: pathlib.Path, tmp_path: pathlib.Path, client: str
 ) -> None:

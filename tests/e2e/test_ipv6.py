@@ -89,8 +89,8 @@ def test_a_neighbour_that_does_not_exist_is_unreachable(guest6: Any) -> None:
 
 
 def test_udp_echo(guest6: Any) -> None:
-    """What fits a packet; larger ones leave the guest in fragments, which are not taken yet."""
-    sizes = [1, 2, 3, 100, 512, 1400, 1451, 1452]
+    """What is larger than a packet leaves the guest, and comes back, in fragments."""
+    sizes = [1, 2, 3, 100, 512, 1400, 1451, 1452, 1453, 3000, 8192, 60_000]
     with UdpEchoServer(LOOPBACK6) as udp:
         found = guest6.findings("echo", guest6.host, udp.port, *sizes)
     assert (found["wrong"], found["sizes"]) == ({}, len(sizes))

@@ -147,7 +147,7 @@ def test_who_speaks_for_another_changes_nothing_for_it(tmp_path: pathlib.Path, l
         assert mac(one.number) in neighbours
 
 
-@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("direction", [pytest.param("up", marks=pytest.mark.slow), "down"])
 def test_machines_share_an_uplink_alike(tmp_path: pathlib.Path, direction: str) -> None:
     """One has one flow, the other eight: each gets half of the rate."""
     words = (f"--shape-{direction}", "rate 40mbit queue fq_codel guests")

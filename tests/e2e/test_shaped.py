@@ -83,6 +83,7 @@ def iperf3(guest: Any, *arguments: str, options: list[str]) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.parametrize("guest", ["tap", pytest.param("tun", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("arguments", [[], ["-R"]], ids=["up", "down"])
 def test_iperf3_gets_the_rate(guest: Any, arguments: list[str]) -> None:
     """TCP goodput within 10 % of 10 Mbit/s less headers (1448 of 1514 or 1500 bytes), start included."""

@@ -25,7 +25,7 @@ def order(**fields: Any) -> str:
     return Order(**fields).line().decode().strip()
 
 
-@pytest.mark.parametrize("flows", [1, 8, 64])
+@pytest.mark.parametrize("flows", [1, 8, pytest.param(64, marks=pytest.mark.slow)])
 def test_100_mb_each_way_arrive_exactly(guest: Any, server: TrafficServer, flows: int) -> None:
     total = 100 * MB
     found = guest.findings(
@@ -100,6 +100,7 @@ def resident(pid: int) -> int:
     return pages * 4096
 
 
+@pytest.mark.parametrize("guest", ["tap", pytest.param("tun", marks=pytest.mark.slow)], indirect=True)
 def test_stalled_readers_stop_their_senders(guest: Any, server: TrafficServer) -> None:
     """Neither end reads for 10 s and both send: the gateway holds its buffers, no more, and loses nothing."""
     total, stall = 64 * MB, 10.0

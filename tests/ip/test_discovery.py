@@ -340,8 +340,9 @@ def test_an_unknown_protocol_is_a_parameter_problem() -> None:
 
 def test_extension_headers_are_counted() -> None:
     host = Host(l2=False)
-    for protocol in (0, 43, 44, 60):
+    for protocol in (0, 43, 60):
         assert host.send(b"\x11" + bytes(40), protocol=protocol) == []
+    assert host.send(b"\x3c" + bytes(40), protocol=44) == []  # behind a fragment header, too
     assert host.stack.drops.as_dict() == {"extension-header": 4}
 
 

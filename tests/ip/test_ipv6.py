@@ -15,6 +15,7 @@ from scapy.packet import Raw
 from tunstack.errors import BadPacket, DropCounters, DropReason, LocalError
 from tunstack.ip import ipv6, udp
 from tunstack.ip.addresses import parse_address
+from tunstack.ip.icmp import IcmpErrorKind
 from tunstack.ip.layer import IpLayer
 from tunstack.limits import Limits
 from tunstack.packet import Checksum, GsoType
@@ -51,6 +52,7 @@ def test_any_bytes_are_a_header_or_bad_packet(data: bytes, offset: int, version:
                 DropReason.IP_TRUNCATED,
                 DropReason.BAD_IP_VERSION,
                 DropReason.EXTENSION_HEADER,
+                DropReason.BAD_FRAGMENT,
             )
         else:
             assert len(header.packet) == header.header_length + len(header.payload) <= len(data) - offset
@@ -256,6 +258,123 @@ def test_what_is_too_large_is_cut_with_its_checksum_complete(size: int, mtu: int
     assert len({p[IPv6ExtHdrFragment].id for p in pieces}) == 1
     whole = defragment6(pieces)  # type: ignore[no-untyped-call]
     assert bytes(whole.payload) == wire.udp(GATEWAY, 53, GUEST, 4000, body)
+
+
+# Fragments of others.
+
+
+def fragment(
+    offset: int, payload: bytes, *, more: bool, protocol: int = 17, ident: int = 7, traffic_class: int = 0
+) -> bytes:
+    """A packet with a fragment header; `offset` in bytes."""
+    place = {"offset": offset // 8, "reserved": 0, "more": more}
+    head = formats.FRAGMENT.build({"next_header": protocol, "reserved": 0, "place": place, "ident": ident})
+    return wire.ipv6(head + payload, src=GUEST, dst=OUTSIDE, next_header=44, traffic_class=traffic_class)
+
+
+def datagram(body: bytes) -> bytes:
+    return wire.udp(GUEST, 1000, OUTSIDE, 53, body)
+
+
+@pytest.mark.rfc("8200", "4.5 reassembly")
+@given(st.integers(1500, 9000), st.integers(1280, 1500), st.randoms(use_true_random=False))
+def test_what_is_cut_comes_back_whole_in_any_order(size: int, mtu: int, rng: random.Random) -> None:
+    body = random.Random(size).randbytes(size)
+    sender, _ = make(mtu)
+    l4 = udp.emit(GUEST, 1000, OUTSIDE, 53, len(body))
+    packets = sender.build(
+        GUEST, OUTSIDE, 17, l4, (body,), dont_fragment=False, csum_offset=6, hop_limit=3, traffic_class=8
+    )
+    receiver, drops = make()
+    rng.shuffle(packets)
+    headers = [receiver.receive(packet.tobytes(), 0, 0.0) for packet in packets]
+    assert headers[:-1] == [None] * (len(packets) - 1)
+    header = headers[-1]
+    assert header is not None and drops.total == 0
+    assert (header.src, header.dst, header.protocol, header.hop_limit) == (GUEST, OUTSIDE, 17, 3)
+    assert (header.traffic_class, header.header_length, header.ident) == (8, 40, 0)
+    assert header.payload == datagram(body) and not header.more_fragments
+    assert receiver.next_timeout() is None
+
+
+@pytest.mark.rfc("6946", "4 atomic fragments")
+def test_a_fragment_that_is_whole_disturbs_no_others() -> None:
+    layer, drops = make()
+    whole = datagram(b"x" * 40)
+    assert layer.receive(fragment(0, whole[:24], more=True), 0, 0.0) is None
+    atomic = layer.receive(fragment(0, datagram(b"atomic"), more=False), 0, 0.0)
+    assert atomic is not None and atomic.payload == datagram(b"atomic")
+    header = layer.receive(fragment(24, whole[24:], more=False), 0, 0.0)
+    assert header is not None and header.payload == whole and drops.total == 0
+
+
+@pytest.mark.rfc("7112", "5 first fragment")
+@pytest.mark.parametrize(("protocol", "least"), [(17, 8), (6, 24), (58, 8)])
+def test_a_first_fragment_holds_the_header_of_its_protocol(protocol: int, least: int) -> None:
+    layer, drops = make()
+    if least > 8:
+        assert layer.receive(fragment(0, bytes(least - 8), more=True, protocol=protocol), 0, 0.0) is None
+        assert drops.as_dict() == {"bad-fragment": 1}
+    assert layer.receive(fragment(0, bytes(least), more=True, protocol=protocol), 0, 0.0) is None
+    assert drops.total == (least > 8)
+    assert layer.next_timeout() is not None
+
+
+@pytest.mark.rfc("6980", "5 neighbour discovery")
+@pytest.mark.parametrize("kind", [133, 134, 135, 136, 137])
+@pytest.mark.parametrize("more", [False, True])
+def test_neighbour_discovery_does_not_come_in_fragments(kind: int, more: bool) -> None:
+    layer, drops = make()
+    message = bytes((kind,)) + bytes(23)
+    assert layer.receive(fragment(0, message, more=more, protocol=58), 0, 0.0) is None
+    assert drops.as_dict() == {"bad-fragment": 1} and layer.next_timeout() is None
+
+
+@pytest.mark.rfc("8200", "4.5 reassembly")
+def test_the_first_fragment_says_which_protocol_it_is() -> None:
+    layer, _ = make()
+    whole = datagram(b"x" * 40)
+    assert layer.receive(fragment(24, whole[24:], more=False, protocol=6), 0, 0.0) is None
+    header = layer.receive(fragment(0, whole[:24], more=True), 0, 0.0)
+    assert header is not None and header.protocol == 17 and header.payload == whole
+
+
+@pytest.mark.rfc("5722", "4 overlap")
+def test_fragments_that_overlap_are_an_end_of_their_datagram() -> None:
+    layer, drops = make()
+    whole = datagram(b"x" * 40)
+    for offset, piece, more in ((0, whole[:24], True), (16, whole[16:32], True), (24, whole[24:], False)):
+        assert layer.receive(fragment(offset, piece, more=more), 0, 0.0) is None
+    assert drops.as_dict() == {"fragment-overlap": 3}
+
+
+@pytest.mark.rfc("3168", "5.3")
+def test_a_mark_on_one_fragment_is_one_on_the_datagram() -> None:
+    layer, _ = make()
+    whole = datagram(b"x" * 40)
+    assert layer.receive(fragment(0, whole[:24], more=True, traffic_class=2), 0, 0.0) is None
+    header = layer.receive(fragment(24, whole[24:], more=False, traffic_class=3), 0, 0.0)
+    assert header is not None and header.traffic_class == 3
+
+
+@pytest.mark.rfc("8200", "4.5 reassembly")
+def test_a_datagram_that_is_too_long_is_dropped() -> None:
+    layer, drops = make()
+    for offset in range(0, 65528, 1024):
+        piece = bytes(min(1024, 65528 - offset))
+        assert layer.receive(fragment(offset, piece, more=True), 0, 0.0) is None
+    assert layer.receive(fragment(65528, bytes(8), more=False), 0, 0.0) is None
+    assert drops.as_dict() == {"bad-fragment": 1}
+
+
+@pytest.mark.rfc("8200", "4.5 reassembly time exceeded")
+def test_a_datagram_that_is_never_whole_leaves_a_quote_of_its_first_fragment() -> None:
+    layer, drops = make()
+    first = fragment(0, datagram(b"x" * 40)[:24], more=True)
+    layer.receive(first, 0, 0.0)
+    layer.handle_timeout(60.0)
+    assert layer.poll_errors() == [(first, IcmpErrorKind.REASSEMBLY_TIMEOUT)]
+    assert drops.as_dict() == {"fragment-timeout": 1}
 
 
 @pytest.mark.rfc("7739", "identification")

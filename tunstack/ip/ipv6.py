@@ -1,9 +1,10 @@
-"""IPv6 headers (RFC 8200): read, written, and cut into fragments by their source.
+"""IPv6 headers (RFC 8200): read, written, cut into fragments by their source, and put together.
 
-The header has no checksum and no options: 40 bytes, and a next header that says what follows. Where an
-extension header follows (hop-by-hop options, routing, fragment, destination options, authentication,
-mobility, HIP, shim6) the packet is dropped as EXTENSION_HEADER: nothing here looks behind one, but for the
-fragment header in the quote of an ICMP error, which is about a datagram that we have cut ourselves.
+The header has no checksum and no options: 40 bytes, and a next header that says what follows. A fragment
+header is looked through; where another extension header follows (hop-by-hop options, routing, destination
+options, authentication, mobility, HIP, shim6) the packet is dropped as EXTENSION_HEADER. A fragment that is
+a whole datagram by itself is one (RFC 6946); the first one of several has to hold the header of its protocol
+(RFC 7112), and neighbour discovery must not come in fragments at all (RFC 6980): both are BAD_FRAGMENT.
 
 A router never fragments (RFC 8200 4.5): what is received may not be cut again, so every received packet
 counts as one with DF. The link must carry 1280 bytes (RFC 8200 5).
@@ -14,8 +15,9 @@ from __future__ import annotations
 import struct
 
 from tunstack.errors import BadPacket, DropReason, LocalError
-from tunstack.ip.header import IpHeader
+from tunstack.ip.header import ICMPV6, TCP, UDP, IpHeader
 from tunstack.ip.ipv4 import cut
+from tunstack.ip.reassembly import Reassembled
 from tunstack.packet import Buffer
 
 HEADER_LENGTH = 40
@@ -34,6 +36,11 @@ FRAGMENT_LENGTH = 8
 MORE_FRAGMENTS = 1
 """In the word of the fragment header whose upper 13 bits are the offset in units of 8 bytes."""
 
+_LEAST = {TCP: 20, UDP: 8, ICMPV6: 8}
+"""Bytes of the header of a protocol that the first fragment holds (RFC 7112 5)."""
+_DISCOVERY = frozenset((133, 134, 135, 136, 137, 148, 149))
+"""ICMPv6 types that must not come in fragments (RFC 6980 5)."""
+
 _unpack = struct.Struct("!IHBB16s16s").unpack_from
 _pack = struct.Struct("!IHH32s").pack
 _fragment = struct.Struct("!BxHI")
@@ -42,8 +49,10 @@ _fragment = struct.Struct("!BxHI")
 def parse(data: Buffer, offset: int = 0) -> IpHeader:
     """The packet that starts at `offset`; what follows its payload length (padding) is cut.
 
+    Of a fragment `protocol`, `header_length` and `payload` are what is behind the fragment header.
+
     Raises:
-        BadPacket: IP_TRUNCATED, BAD_IP_VERSION or EXTENSION_HEADER.
+        BadPacket: IP_TRUNCATED, BAD_IP_VERSION, EXTENSION_HEADER or BAD_FRAGMENT.
     """
     view = memoryview(data)
     available = len(view) - offset
@@ -55,9 +64,11 @@ def parse(data: Buffer, offset: int = 0) -> IpHeader:
     total = HEADER_LENGTH + length
     if total > available:
         raise BadPacket(DropReason.IP_TRUNCATED)
+    end = offset + total
+    if protocol == FRAGMENT:
+        return _parse_fragment(view[offset:end])
     if protocol in EXTENSION_HEADERS:
         raise BadPacket(DropReason.EXTENSION_HEADER)
-    end = offset + total
     return IpHeader(
         6,
         src,
@@ -75,6 +86,39 @@ def parse(data: Buffer, offset: int = 0) -> IpHeader:
         view[offset + HEADER_LENGTH : end],
         view[offset:end],
     )
+
+
+def _parse_fragment(packet: memoryview) -> IpHeader:
+    header = parse_quote(packet)
+    if header.protocol in EXTENSION_HEADERS:
+        raise BadPacket(DropReason.EXTENSION_HEADER)
+    is_first = not header.fragment_offset
+    least = _LEAST.get(header.protocol, 0) if is_first and header.more_fragments else 0
+    if len(header.payload) < least or (is_first and _is_discovery(header.protocol, header.payload)):
+        raise BadPacket(DropReason.BAD_FRAGMENT)
+    return header
+
+
+def _is_discovery(protocol: int, payload: Buffer) -> bool:
+    return protocol == ICMPV6 and len(payload) > 0 and payload[0] in _DISCOVERY
+
+
+def join(datagram: Reassembled) -> IpHeader:
+    """The datagram that the fragments make: the header of the first one, without its fragment header.
+
+    Raises:
+        BadPacket: BAD_FRAGMENT, if it is longer than a packet may be.
+    """
+    first = bytearray(datagram.first_header)
+    length = sum(map(len, datagram.pieces))
+    if length > MAX_PAYLOAD_LENGTH:
+        raise BadPacket(DropReason.BAD_FRAGMENT)
+    if datagram.congestion_experienced:
+        first[1] |= 3 << 4
+    first[4:6] = length.to_bytes(2, "big")
+    first[6] = first[HEADER_LENGTH]
+    del first[HEADER_LENGTH:]
+    return parse(b"".join((first, *datagram.pieces)))
 
 
 def parse_quote(data: Buffer, offset: int = 0) -> IpHeader:

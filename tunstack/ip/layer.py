@@ -76,11 +76,12 @@ class IpLayer:
         """The packet at `offset`, checked and whole; None if it was dropped (counted) or waits for more."""
         try:
             if len(data) > offset and data[offset] >> 4 == 6:
-                return self._receive_v6(data, offset)
-            header = ipv4.parse(data, offset)
-            src = header.src
-            if (src[0] in _SUSPECT_SOURCES or src in self.broadcasts) and self._bad_source(header):
-                raise BadPacket(DropReason.BAD_SOURCE)
+                header = self._receive_v6(data, offset)
+            else:
+                header = ipv4.parse(data, offset)
+                src = header.src
+                if (src[0] in _SUSPECT_SOURCES or src in self.broadcasts) and self._bad_source(header):
+                    raise BadPacket(DropReason.BAD_SOURCE)
         except BadPacket as error:
             self._drops.add(error.reason)
             return None
@@ -163,7 +164,7 @@ class IpLayer:
         if datagram is None:
             return None
         try:
-            return ipv4.join(datagram)
+            return ipv4.join(datagram) if header.version == 4 else ipv6.join(datagram)
         except BadPacket as error:
             self._drops.add(error.reason, len(datagram.pieces))
             return None

@@ -1,6 +1,7 @@
 """Reassembly of fragmented datagrams (RFC 791 3.2, RFC 815, RFC 1122 3.3.2, RFC 5722), for both families.
 
-Theory of operation. A datagram is known by (source, destination, protocol, identification). Its
+Theory of operation. A datagram is known by (source, destination, protocol, identification), in IPv6 without
+the protocol, which is what the first fragment says (RFC 8200 4.5). Its
 fragments are copied and kept in order of their offsets; it is complete when the last one (no more
 fragments) is there and the bytes held are as many as its end says. They may come in any order.
 
@@ -107,7 +108,8 @@ class Reassembler:
         if size == 0 or (more and size & 7) or start + size > MAX_DATAGRAM:
             self._drops.add(DropReason.BAD_FRAGMENT)
             return None
-        key = (header.src, header.dst, header.protocol, header.ident)
+        protocol = header.protocol if header.version == 4 else 0
+        key = (header.src, header.dst, protocol, header.ident)
         datagram = self._datagrams.get(key)
         if datagram is not None:
             if datagram.given_up is not None:
