@@ -1,8 +1,8 @@
 """Runs tests on Windows' own CPython under wine: `python -m tests.windows.wine [what pytest wants to know]`.
 
-The interpreter and what the tests need for Windows are downloaded once, pinned by hash, into build/windows,
-and a wine prefix is made there. The fake wintun.dll is built by mingw. wine has its own notion of time and
-privileges and no driver, so what passes here is the logic: the binding, trio's loop on Windows, the NAT.
+The interpreter and what the tests need for Windows are downloaded once, pinned by hash, into the user's
+cache, and a wine prefix is made there. The fake wintun.dll is built by mingw. wine has its own notion of time
+and privileges and no driver, so what passes here is the logic: the binding, trio's loop on Windows, the NAT.
 
 Exit status: pytest's; 77 if this machine lacks wine or mingw, or cannot have the packages, with a sentence.
 """
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-FOLDER = ROOT / "build" / "windows"
+FOLDER = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "tunstack-windows")
+"""Not in the tree: a wine prefix links to the root of all files, where whoever walks the tree would be lost."""
 PYTHON, SITE, PREFIX = FOLDER / "python", FOLDER / "site", FOLDER / "prefix"
 COMPILER = "x86_64-w64-mingw32-gcc"
 TESTS = ("tests/windows", "tests/nat/test_task_poller.py")
