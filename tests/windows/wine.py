@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 FOLDER = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "tunstack-windows")
-"""Not in the tree: a wine prefix links to the root of all files, where whoever walks the tree would be lost."""
+"""Not in the tree: a wine prefix links to the root of all files, where who walks the tree would be lost."""
 PYTHON, SITE, PREFIX = FOLDER / "python", FOLDER / "site", FOLDER / "prefix"
 COMPILER = "x86_64-w64-mingw32-gcc"
 TESTS = ("tests/windows", "tests/nat/test_task_poller.py")
