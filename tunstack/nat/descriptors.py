@@ -55,13 +55,13 @@ class Budget:
         self.limit = limit
         self.used = 0
 
-    def take(self) -> bool:
-        """One more; False at the limit."""
-        if self.used >= self.limit:
+    def take(self, count: int = 1) -> bool:
+        """So many more; False, and none, if that is beyond the limit."""
+        if self.used + count > self.limit:
             return False
-        self.used += 1
+        self.used += count
         return True
 
-    def give(self) -> None:
-        """One less."""
-        self.used -= 1
+    def give(self, count: int = 1) -> None:
+        """So many less."""
+        self.used -= count

@@ -94,18 +94,11 @@ class DatagramForward(Forward):
 
     def give(self) -> None:
         """One client less."""
-        for _ in range(self.descriptors):
-            self._context.budget.give()
+        self._context.budget.give(self.descriptors)
 
     def _take(self) -> bool:
-        if len(self.clients) >= self._context.limits.udp_mappings:
-            return False
-        for taken in range(self.descriptors):
-            if not self._context.budget.take():
-                for _ in range(taken):
-                    self._context.budget.give()
-                return False
-        return True
+        is_full = len(self.clients) >= self._context.limits.udp_mappings
+        return not is_full and self._context.budget.take(self.descriptors)
 
 
 class _Client:

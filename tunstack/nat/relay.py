@@ -177,11 +177,7 @@ class HostForward(Forward):
         """Clients are there."""
         context = self._context
         for _ in range(ACCEPT_BURST):
-            if len(self._pending) >= context.limits.forward_pending or not context.budget.take():
-                self._pause(now)
-                return
-            if not context.budget.take():
-                context.budget.give()
+            if len(self._pending) >= context.limits.forward_pending or not context.budget.take(2):
                 self._pause(now)
                 return
             try:
@@ -203,8 +199,7 @@ class HostForward(Forward):
             relay.close()
 
     def _give(self) -> None:
-        self._context.budget.give()
-        self._context.budget.give()
+        self._context.budget.give(2)
 
     def _end(self, relay: Relay) -> None:
         self.relays.discard(relay)

@@ -73,8 +73,7 @@ class RoutedUdp:
         del self._flows[flow.key]
         self._context.timers.cancel(flow)
         flow.close()
-        for _ in range(flow.descriptors):
-            self._context.budget.give()
+        self._context.budget.give(flow.descriptors)
 
     def forget(self, route: Route) -> None:
         """Close the flows of a route."""
@@ -90,15 +89,9 @@ class RoutedUdp:
         context = self._context
         if len(self._flows) >= context.limits.udp_mappings:
             self._evict()
-        taken = 0
-        while taken < opener.descriptors:
-            if not context.budget.take():
-                if self._evict():
-                    continue
-                for _ in range(taken):
-                    context.budget.give()
+        while not context.budget.take(opener.descriptors):
+            if not self._evict():
                 return None
-            taken += 1
         flow = RoutedFlow(self, context, key, opener.descriptors, quote)
         self._flows[key] = flow
         context.counters.udp_mappings += 1

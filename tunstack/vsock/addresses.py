@@ -15,9 +15,11 @@ port by a template, and are printed as the port.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import uuid
+from collections.abc import Iterator
 from urllib.parse import quote, unquote, urlsplit
 
 CID_ANY = 0xFFFFFFFF
@@ -178,7 +180,7 @@ def port_of(service: uuid.UUID) -> int | None:
 
 def parse_address(text: str) -> Address:
     """The address that `text` is; `AddressError` if it is none."""
-    try:
+    with _told_of(text):
         parts = urlsplit(text)
         parse = _PARSERS.get(parts.scheme)
         if parse is None:
@@ -186,19 +188,22 @@ def parse_address(text: str) -> Address:
         if parts.fragment or (parts.query and parts.scheme != "unix"):
             raise AddressError("nothing may stand behind the address")
         return parse(parts.netloc, parts.path, parts.query)
-    except AddressError as error:
-        raise AddressError(error.reason, text) from None
-    except ValueError as error:
-        raise AddressError(str(error), text) from None
 
 
 def parse_udp_address(text: str) -> UdpAddress:
     """The address of a UDP service that `text` is; `AddressError` if it is none."""
-    try:
+    with _told_of(text):
         parts = urlsplit(text)
         if parts.scheme != "udp" or parts.query or parts.fragment:
             raise AddressError("it is like udp://127.0.0.1:53")
         return UdpAddress(*_host_of(parts.netloc, parts.path, "udp://127.0.0.1:53"))
+
+
+@contextlib.contextmanager
+def _told_of(text: str) -> Iterator[None]:
+    """Errors of the block are `AddressError` that say which text is none."""
+    try:
+        yield
     except AddressError as error:
         raise AddressError(error.reason, text) from None
     except ValueError as error:
