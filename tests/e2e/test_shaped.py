@@ -100,13 +100,13 @@ LOSS = 0.01
 def few(lost: int) -> float:
     """Time-outs that a sender of which `lost` packets were lost may have had.
 
-    With SACK, RACK and the tail loss probe a segment that is lost is found missing by the deliveries of later
-    ones, and the last ones by the probe. It comes to a time-out only if the repair is lost as well, and what
-    would show that: with probability `LOSS` at the most for each segment lost. So they are at most a Poisson
-    variable of mean m = LOSS x lost, which stays within m + 4 sqrt(m) but once in thousands of runs; four more
-    are for a machine that stands still: in a second and a half three come, each after twice the time. A sender that needs a time-out for each window with
-    two losses, or for each tail, has one for every fourth loss at these windows of a dozen segments (Padhye's
-    min(1, 3 / W)): twenty times more.
+    With SACK, RACK and the tail loss probe a segment that is lost is found missing by the deliveries of
+    later ones, and the last ones by the probe. It comes to a time-out only if the repair is lost as well,
+    and what would show that: with probability `LOSS` at the most for each segment lost. So they are at most
+    a Poisson variable of mean m = LOSS x lost, which stays within m + 4 sqrt(m) but once in thousands of
+    runs; four more are for a machine that stands still: in a second and a half three come, each after twice
+    the time. A sender that needs a time-out for each window with two losses, or for each tail, has one for
+    every fourth loss at these windows of a dozen segments (Padhye's min(1, 3 / W)): twenty times more.
     """
     mean = LOSS * lost
     return mean + 4 * math.sqrt(mean) + 4
