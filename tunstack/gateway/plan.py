@@ -69,9 +69,6 @@ MACHINES = Layout(
     guest_mac=bytes.fromhex("5a94efe40cee"),
 )
 """Virtual machines, as users of gvproxy know it; fd00:7f::/64 with ::1 and ::2."""
-DEFAULT_SUBNET = NAMESPACE.subnet
-NETWORK6 = NAMESPACE.network6
-GATEWAY_MAC, GUEST_MAC = NAMESPACE.gateway_mac, NAMESPACE.guest_mac
 
 Protocol = Literal["tcp", "udp"]
 
@@ -104,14 +101,14 @@ class AddressPlan:
     dns: bytes
     guest: bytes
     host: bytes | None = None
-    gateway_mac: bytes = GATEWAY_MAC
-    guest_mac: bytes = GUEST_MAC
+    gateway_mac: bytes = NAMESPACE.gateway_mac
+    guest_mac: bytes = NAMESPACE.guest_mac
     mtu: int = 1500
-    network6: bytes = NETWORK6
+    network6: bytes = NAMESPACE.network6
     prefix6: int = 64
-    gateway6: bytes = NETWORK6[:-1] + b"\x02"
-    dns6: bytes = NETWORK6[:-1] + b"\x03"
-    guest6: bytes = NETWORK6[:-2] + b"\x01\x00"
+    gateway6: bytes = NAMESPACE.network6[:-1] + b"\x02"
+    dns6: bytes = NAMESPACE.network6[:-1] + b"\x03"
+    guest6: bytes = NAMESPACE.network6[:-2] + b"\x01\x00"
 
     @classmethod
     def from_subnet(

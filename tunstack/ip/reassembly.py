@@ -1,9 +1,9 @@
 """Reassembly of fragmented datagrams (RFC 791 3.2, RFC 815, RFC 1122 3.3.2, RFC 5722), for both families.
 
 Theory of operation. A datagram is known by (source, destination, protocol, identification), in IPv6 without
-the protocol, which is what the first fragment says (RFC 8200 4.5). Its
-fragments are copied and kept in order of their offsets; it is complete when the last one (no more
-fragments) is there and the bytes held are as many as its end says. They may come in any order.
+the protocol, which is what the first fragment says (RFC 8200 4.5). Its fragments are copied and kept in order
+of their offsets; it is complete when the last one (no more fragments) is there and the bytes held are as many
+as its end says. They may come in any order.
 
 Trust. A fragment that shares a byte with another one is an attack or a reused identification: the whole
 datagram is given up (FRAGMENT_OVERLAP), and what else comes of it until its timer runs out. The exact

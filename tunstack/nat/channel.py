@@ -30,7 +30,8 @@ QUEUE = 256 * 1024
 """Bytes that wait for a stream that is not read."""
 BURST = 32
 """Datagrams, or a fourth as many pieces of a stream, read at once."""
-_CHUNK = 64 * 1024
+CHUNK = 64 * 1024
+"""Bytes of a read."""
 _LENGTH = struct.Struct("!H")
 
 
@@ -149,7 +150,7 @@ class FramedChannel:
     def _receive(self, sock: socket.socket, now: float) -> None:
         for _ in range(BURST // 4):
             try:
-                part = sock.recv(_CHUNK)
+                part = sock.recv(CHUNK)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -243,7 +244,7 @@ class SocketChannel:
             if sock is None:
                 return
             try:
-                payload = sock.recv(_CHUNK)
+                payload = sock.recv(CHUNK)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

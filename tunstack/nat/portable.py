@@ -14,8 +14,6 @@ from tunstack.packet import Buffer
 
 NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
 """Flag of a send: a broken connection is an error and no signal, where there are signals."""
-HAS_MESSAGES = hasattr(socket.socket, "recvmsg_into")
-"""Whether there are vectors and ancillary data."""
 
 Ancillary = list[tuple[int, int, bytes]]
 Received = tuple[bytes, Ancillary, int, tuple[str, int]]

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 
 from tunstack.errors import DropReason
-from tunstack.nat.channel import BURST, FramedChannel, OnOpen, Receiver, SocketChannel
+from tunstack.nat.channel import BURST, CHUNK, FramedChannel, OnOpen, Receiver, SocketChannel
 from tunstack.nat.context import Context, Destination
 from tunstack.nat.dialer import ENDED, Dial, Outcome, Refusal, refusal_of
 from tunstack.nat.poller import READ
@@ -22,17 +22,16 @@ from tunstack.packet import Buffer
 from tunstack.vsock.addresses import Address, HybridAddress, TcpAddress, UdpAddress
 from tunstack.vsock.dialers import AddressDialer, converse
 from tunstack.vsock.handshakes import (
+    SOCKS_ADDRESSES,
     Credentials,
     Handshake,
     datagrams,
     grant_datagrams,
     hybrid,
+    socks5_address,
     socks5_associate,
 )
 from tunstack.vsock.sockets import closed_on_failure
-
-_CHUNK = 64 * 1024
-_IPV4, _IPV6 = 1, 4
 
 
 class StreamOpener:
@@ -140,14 +139,11 @@ class SocksChannel:
 
     def send(self, payload: Buffer, destination: Destination) -> None:
         """See `Channel`."""
-        address, port = destination
-        kind = _IPV4 if len(address) == 4 else _IPV6
-        head = bytes((0, 0, 0, kind)) + address + port.to_bytes(2, "big")
-        self._datagrams.send(head + bytes(payload), destination)
+        self._datagrams.send(bytes(3) + socks5_address(*destination) + bytes(payload), destination)
 
     def received(self, payload: bytes, source: Destination | None, now: float) -> None:
         """What the proxy has relayed; see `Receiver`."""
-        size = {_IPV4: 4, _IPV6: 16}.get(payload[3]) if len(payload) > 3 else None
+        size = SOCKS_ADDRESSES.get(payload[3]) if len(payload) > 3 else None
         if size is None or payload[2] or len(payload) < 4 + size + 2:  # a name, a fragment, or torn
             self._context.drops.add(DropReason.UDP_FILTERED)
             return
@@ -170,7 +166,7 @@ class SocksChannel:
         """The connection says something, which means nothing, or has ended."""
         for _ in range(BURST):
             try:
-                part = self._stream.recv(_CHUNK)
+                part = self._stream.recv(CHUNK)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:

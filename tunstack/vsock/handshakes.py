@@ -148,7 +148,7 @@ def hybrid(port: int) -> Handshake:
 def socks5(host: bytes | str, port: int, credentials: Credentials | None = None) -> Handshake:
     """Ask a SOCKS5 proxy to connect (RFC 1928, RFC 1929). `host`: an address of 4 or 16 bytes, or a name."""
     yield from _socks5_greet(credentials)
-    yield _SOCKS_HEAD.pack(5, _CONNECT, 0) + _socks5_address(host, port)
+    yield _SOCKS_HEAD.pack(5, _CONNECT, 0) + socks5_address(host, port)
     yield from _socks5_answer()
 
 
@@ -159,7 +159,7 @@ def socks5_associate(credentials: Credentials | None = None) -> Handshake:
     proxy's own.
     """
     yield from _socks5_greet(credentials)
-    yield _SOCKS_HEAD.pack(5, _UDP_ASSOCIATE, 0) + _socks5_address(bytes(4), 0)
+    yield _SOCKS_HEAD.pack(5, _UDP_ASSOCIATE, 0) + socks5_address(bytes(4), 0)
     bound = yield from _socks5_answer()
     address, port = bound[:-2], int.from_bytes(bound[-2:], "big")
     if len(address) not in (4, 16) or not port:
@@ -205,7 +205,9 @@ def http_connect(host: bytes | str, port: int, credentials: Credentials | None =
 
 _SOCKS_HEAD = struct.Struct("!BBB")
 _CONNECT, _UDP_ASSOCIATE = 1, 3
-_IPV4, _NAME, _IPV6 = 1, 3, 4
+_NAME = 3
+SOCKS_ADDRESSES = {1: 4, 4: 16}
+"""Bytes of an address by its type, IPv4 and IPv6 (RFC 1928 5)."""
 _NO_AUTHENTICATION, _PASSWORD = 0, 2
 _SOCKS_REFUSALS = {
     1: Refusal.UNREACHABLE,
@@ -243,12 +245,12 @@ def _socks5_greet(credentials: Credentials | None) -> Handshake:
             raise Refused(Refusal.PROHIBITED, "the proxy has refused user and password")
 
 
-def _socks5_address(host: bytes | str, port: int) -> bytes:
+def socks5_address(host: bytes | str, port: int) -> bytes:
     """An address as SOCKS5 has it, and the port (RFC 1928 5)."""
     if isinstance(host, str):
         name = host.encode("idna")
         return bytes((_NAME, len(name))) + name + port.to_bytes(2, "big")
-    return bytes((_IPV4 if len(host) == 4 else _IPV6,)) + host + port.to_bytes(2, "big")
+    return bytes((1 if len(host) == 4 else 4,)) + host + port.to_bytes(2, "big")
 
 
 def _socks5_answer() -> Handshake:
@@ -261,8 +263,8 @@ def _socks5_answer() -> Handshake:
         raise Refused(refusal, f"the proxy answered with reply {reply}")
     if kind == _NAME:
         (size,) = yield 1
-    elif kind in (_IPV4, _IPV6):
-        size = 4 if kind == _IPV4 else 16
+    elif kind in SOCKS_ADDRESSES:
+        size = SOCKS_ADDRESSES[kind]
     else:
         raise Refused(Refusal.UNREACHABLE, "the proxy's answer has no address")
     return (yield size + 2)
