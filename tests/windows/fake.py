@@ -1,7 +1,8 @@
-"""The stand-in for wintun.dll: built where a compiler is, and steered as its driver would be."""
+"""The stand-ins for DLLs, built where a compiler is; that of wintun.dll is steered as its driver would be."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -13,9 +14,9 @@ import cffi
 
 from tunstack.link.devices import wintun_api
 
-SOURCE = pathlib.Path(__file__).with_name("fakewintun.c")
-VARIABLE = "TUNSTACK_FAKE_WINTUN"
-"""Names the file where there is no compiler, which is on Windows."""
+HERE = pathlib.Path(__file__).parent
+VARIABLE = "TUNSTACK_FAKES"
+"""Names the folder of the built libraries where there is no compiler, which is on Windows."""
 FLAGS = ("-shared", "-Wall", "-Wextra", "-Werror", "-O1", "-g")
 
 _ffi: Any = cffi.FFI()
@@ -31,24 +32,24 @@ void __stdcall FakeLog(int32_t level, const char16_t *text);
 """)
 
 
-def build(compiler: str = "cc", suffix: str = ".so") -> str:
-    """Compile it; gives the file."""
-    folder = tempfile.mkdtemp(prefix="fakewintun-")
-    file = os.path.join(folder, f"fakewintun{suffix}")
-    extra = () if suffix == ".dll" else ("-fPIC", "-pthread", "-fvisibility=hidden")
-    subprocess.run([compiler, *FLAGS, *extra, "-o", file, str(SOURCE)], check=True)
+def build(name: str, folder: str, compiler: str = "cc", suffix: str = ".so") -> str:
+    """Compile the library `name` into `folder`; gives the file."""
+    file = os.path.join(folder, name + suffix)
+    extra = () if suffix == ".dll" else ("-fPIC", "-pthread")
+    subprocess.run([compiler, *FLAGS, *extra, "-o", file, str(HERE / f"{name}.c")], check=True)
     return file
 
 
-_file = ""
+@functools.cache
+def file_of(name: str) -> str:
+    """The file of the library `name`."""
+    folder = os.environ.get(VARIABLE)
+    return os.path.join(folder, f"{name}.dll") if folder else build(name, tempfile.mkdtemp(prefix="fakes-"))
 
 
 def library() -> wintun_api.Library:
-    """It, as the code under test loads wintun.dll."""
-    global _file
-    if not _file:
-        _file = os.environ.get(VARIABLE) or build()
-    return wintun_api.load(_file)
+    """The stand-in for wintun.dll, as the code under test loads that."""
+    return wintun_api.load(file_of("fakewintun"))
 
 
 class Fake:
@@ -57,7 +58,7 @@ class Fake:
     def __init__(self, name: str) -> None:
         self.name = name
         library()
-        self._functions = _ffi.dlopen(_file)
+        self._functions = _ffi.dlopen(file_of("fakewintun"))
         self._buffer = _ffi.new("uint8_t[]", 65536)
 
     def inject(self, packet: bytes) -> bool:

@@ -19,6 +19,8 @@ import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 
+from tests.windows import fake, headers
+
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 FOLDER = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "tunstack-windows")
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
         "WINEDEBUG": "-all",
         "PYTHONPATH": f"{windows_path(SITE)};{windows_path(ROOT)}",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TUNSTACK_FAKE_WINTUN": windows_path(FOLDER / "fakewintun.dll"),
+        fake.VARIABLE: windows_path(FOLDER),
     }
     with Server(environment):
         for is_last in (False, True):
@@ -80,8 +82,9 @@ def prepare() -> None:
         fetch_packages()
         stamp.write_text(wanted)
     (SITE / "sitecustomize.py").write_text(SHIM)
-    flags = ("-shared", "-Wall", "-Wextra", "-Werror", "-O1")
-    call(COMPILER, *flags, "-o", FOLDER / "fakewintun.dll", HERE / "fakewintun.c")
+    for name in ("fakewintun", "fakeiphlpapi"):
+        fake.build(name, str(FOLDER), COMPILER, ".dll")
+    say(headers.check(COMPILER, SITE / "pytun_pmd3" / "wintun" / "include"))
     if not (PREFIX / "system.reg").exists():
         say("making a wine prefix, about 30 s")
         environment = {**os.environ, "WINEPREFIX": str(PREFIX), "WINEDEBUG": "-all"}

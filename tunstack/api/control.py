@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from tunstack.api.acceptor import Acceptor
-from tunstack.gateway.background import beside
+from tunstack.background import beside
 from tunstack.gateway.gateway import Gateway
 
 log = logging.getLogger("tunstack")

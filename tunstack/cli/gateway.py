@@ -141,7 +141,7 @@ async def _serve(
     import trio
 
     from tunstack import open_gateway
-    from tunstack.gateway.background import beside
+    from tunstack.background import beside
     from tunstack.gateway.dhcp import DhcpError
     from tunstack.gateway.link_service import LinkServices
     from tunstack.gateway.links import LinkError

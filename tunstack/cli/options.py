@@ -197,7 +197,7 @@ class Settings:
 
                 await stack.enter_async_context(control_socket(gateway, self.control))
             if (scenario := self.scenario) is not None:
-                from tunstack.gateway.background import beside
+                from tunstack.background import beside
 
                 await stack.enter_async_context(beside(lambda: gateway.follow(scenario)))
             yield

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
+from tunstack.background import beside
 from tunstack.errors import DropReason
-from tunstack.gateway.background import beside
 from tunstack.gateway.ports import DevicePort, ShapedPort
 from tunstack.link.devices.base import Device, DeviceClosed, LendableDevice
 from tunstack.link.devices.segment import SegmentDevice

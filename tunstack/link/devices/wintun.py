@@ -18,16 +18,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 
+from tunstack.background import beside
 from tunstack.link.devices.base import DeviceClosed, Offloads
 from tunstack.link.devices.events import Events, Waiter, system_events
+from tunstack.link.devices.interface import InterfaceSettings, is_foreign, set_up_interface
+from tunstack.link.devices.iphlpapi import Interfaces, system_interfaces
 from tunstack.link.devices.wintun_api import (
     ALREADY_EXISTS,
     CAPACITY,
     LARGEST,
+    TAKEN,
     Adapter,
     Library,
     Session,
@@ -140,29 +145,40 @@ async def open_wintun(
     name: str,
     *,
     mtu: int,
+    interface: InterfaceSettings | None = None,
     capacity: int = CAPACITY,
     library: Library | str | os.PathLike[str] | None = None,
+    interfaces: Interfaces | None = None,
 ) -> AsyncIterator[WintunDevice]:
     """An adapter `name` of one's own, and its packets, as long as the block.
 
-    `capacity`: bytes of a ring, a power of two. `library`: wintun.dll or where it is; see `find_library`.
+    `interface`: the addresses, routes and resolvers that Windows gets with it; None: it is as Windows makes
+    it, with its own MTU. `capacity`: bytes of a ring, a power of two. `library`: wintun.dll or where it is;
+    see `find_library`. `interfaces`: the functions that know the interfaces, in place of this machine's.
 
     Raises:
         WintunError: there is no DLL, no right to make adapters, …; one sentence says what to do.
-        ValueError: `capacity` cannot be.
+        InterfaceError: Windows does not take what `interface` says.
+        ValueError: `capacity` cannot be; `interface` is given, and this is no Windows.
     """
     if not isinstance(library, Library):
         library = load(library)
+    interfaces = interfaces or system_interfaces()
+    if interface is not None and interfaces is None:
+        raise ValueError("interfaces are set up on Windows alone")
     library.log_to(log)
+    if interfaces is not None and is_foreign(interfaces, name, _identities(name)):
+        # Wintun would give it another name.
+        raise WintunError(TAKEN, f"the adapter '{name}' cannot be made")
     adapter = await _create(library, name)
     try:
+        if interface is not None and interfaces is not None:
+            await set_up_interface(interfaces, adapter.luid, name, interface, mtu)
         session = adapter.start(capacity)
         device = WintunDevice(adapter, session, system_events(), mtu=mtu)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(device.serve)
+            async with beside(device.serve):
                 yield device
-                nursery.cancel_scope.cancel()
         finally:
             device.end()
     finally:
@@ -170,15 +186,22 @@ async def open_wintun(
             await trio.to_thread.run_sync(adapter.close)
 
 
+def _identities(name: str) -> list[uuid.UUID]:
+    """Those that are tried for an adapter, one after the other.
+
+    The last one is for who crashed: nobody lets go of that identity before the machine is started anew.
+    """
+    return [*[guid_of(name)] * (ATTEMPTS - 1), guid_of(name, 1)]
+
+
 async def _create(library: Library, name: str) -> Adapter:
     """Make an adapter, in a thread; an identity that is still in use is waited for, and then given up."""
-    for attempt in range(ATTEMPTS):
-        # The last one is for who crashed: nobody lets go of that identity before the machine is started anew.
-        guid = guid_of(name, 0 if attempt < ATTEMPTS - 1 else 1)
+    *identities, last = _identities(name)
+    for guid in identities:
         try:
             return await trio.to_thread.run_sync(library.create, name, guid)
         except WintunError as error:
-            if error.code != ALREADY_EXISTS or attempt == ATTEMPTS - 1:
+            if error.code != ALREADY_EXISTS:
                 raise
         await trio.sleep(PAUSE)
-    raise AssertionError("the last attempt returns or raises")
+    return await trio.to_thread.run_sync(library.create, name, last)

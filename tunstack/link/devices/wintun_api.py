@@ -28,6 +28,9 @@ import cffi
 
 from tunstack.link.devices.base import DeviceClosed
 
+if sys.platform == "win32":
+    from tunstack.link.devices import dll
+
 log = logging.getLogger(__name__)
 
 DEFINITIONS = """
@@ -59,7 +62,7 @@ NAME_LENGTH = 127
 
 NOT_THERE, ACCESS_DENIED, INVALID_DATA, HANDLE_EOF, INVALID_PARAMETER = 2, 5, 13, 38, 87
 BUFFER_OVERFLOW, MOD_NOT_FOUND, ALREADY_EXISTS, NO_MORE_ITEMS = 111, 126, 183, 259
-NOT_FOUND, ALREADY_INITIALIZED = 1168, 1247
+NOT_FOUND, ALREADY_INITIALIZED, TAKEN = 1168, 1247, 5010
 _SENTENCES = {
     NOT_THERE: "Wintun's driver is not loaded",
     ACCESS_DENIED: "Wintun needs an administrator: start the program elevated",
@@ -70,12 +73,11 @@ _SENTENCES = {
     MOD_NOT_FOUND: f"wintun.dll is not found; download it from its makers and set {VARIABLE} to its path",
     ALREADY_EXISTS: "an adapter of that identity is still there; wait some seconds, or end who uses it",
     NOT_FOUND: "there is no adapter of that name",
+    TAKEN: "another interface has that name: choose another one, or rename that interface",
     ALREADY_INITIALIZED: "the adapter has a session already: somebody else uses it",
 }
 _NAMESPACE = uuid.UUID("7d0f4ec2-9a5b-5f0e-8a57-3f1f0c9b2d61")
 _LEVELS = (logging.INFO, logging.WARNING, logging.ERROR)
-_SEARCH_DLL_DIRECTORY, _SEARCH_APPLICATION, _SEARCH_SYSTEM = 0x100, 0x200, 0x800
-"""LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR and its like, of LoadLibraryExW."""
 
 ffi: Any = cffi.FFI()
 ffi.cdef(DEFINITIONS)
@@ -211,20 +213,13 @@ def _load(path: str) -> Library:
 
 
 if sys.platform == "win32":
-    _windows: Any = cffi.FFI()
-    _windows.cdef(
-        "void *__stdcall LoadLibraryExW(const wchar_t *name, void *file, uint32_t flags);"
-        "uint32_t __stdcall GetLastError(void);"
-    )
 
     def _load_dll(path: str) -> Library:
-        kernel = _windows.dlopen("kernel32.dll")
-        flags = _SEARCH_SYSTEM | (_SEARCH_DLL_DIRECTORY if os.path.isabs(path) else _SEARCH_APPLICATION)
-        handle = kernel.LoadLibraryExW(path, _windows.NULL, flags)
-        if not handle:
-            raise WintunError(kernel.GetLastError(), path)
-        functions = ffi.dlopen(ffi.cast("void *", int(_windows.cast("uintptr_t", handle))))
-        return Library(functions, kernel.GetLastError)  # cffi keeps a thread's last error between its calls
+        place = dll.SEARCH_DLL_DIRECTORY if os.path.isabs(path) else dll.SEARCH_APPLICATION
+        try:
+            return Library(dll.load_dll(ffi, path, dll.SEARCH_SYSTEM | place), dll.last_error)
+        except OSError as error:
+            raise WintunError(error.errno or MOD_NOT_FOUND, path) from None
 
 
 class Adapter:

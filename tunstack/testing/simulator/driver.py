@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from tunstack.gateway.background import beside
+from tunstack.background import beside
 from tunstack.gateway.host import HostSockets
 from tunstack.testing.simulator.host import Host
 from tunstack.testing.simulator.network import Network
