@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -28,6 +29,13 @@ COMMANDS = {
 """The commands, each a module of this package with a click command `command`, and what they do."""
 
 Result = TypeVar("Result")
+
+LINUX_ONLY = {
+    "agent": "it makes an interface by /dev/net/tun",
+    "attach": "it gives a network to a network namespace",
+    "run": "it makes a network namespace",
+}
+"""Commands that other systems do not have, and why."""
 
 OWN_FAILURE = 125
 """Exit status for what tunstack could not do, as with env(1) and docker(1)."""
@@ -72,10 +80,27 @@ def first_of(error: BaseException) -> Any:
     return error
 
 
-async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """Cancel `scope` whenever one of `signals` comes."""
-    async for _ in signals:
-        scope.cancel()
+STOPS = (signal.SIGTERM, signal.SIGINT)
+"""What ends a command in order; Ctrl-Break does so on Windows, where SIGTERM never comes."""
+if sys.platform == "win32":
+    STOPS += (signal.SIGBREAK,)
+
+
+@contextlib.asynccontextmanager
+async def until_stopped() -> AsyncIterator[trio.Nursery]:
+    """A nursery that one of `STOPS` cancels, and the end of the block."""
+    import trio
+
+    with trio.open_signal_receiver(*STOPS) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop)
+            yield nursery
+            nursery.cancel_scope.cancel()
 
 
 def end(status: int) -> NoReturn:
@@ -113,6 +138,8 @@ class _Main(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if sys.platform != "linux" and cmd_name in LINUX_ONLY:
+            raise Failure(f"'tunstack {cmd_name}' is there on Linux alone: {LINUX_ONLY[cmd_name]}")
         command: click.Command = importlib.import_module(f"tunstack.cli.{cmd_name}").command
         return command
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, cancel_on_signal, first_of, run_trio
+from tunstack.cli import Failure, GuestCommand, first_of, run_trio, until_stopped
 
 if TYPE_CHECKING:
     from tunstack.vsock.agent.agent import AgentSettings
@@ -76,8 +75,6 @@ def command(**options: Any) -> None:
 
 
 async def _run(settings: AgentSettings) -> Failure | None:
-    import trio
-
     from tunstack.vsock.agent.agent import Gone, run_agent
     from tunstack.vsock.agent.interface import InterfaceError
 
@@ -86,16 +83,13 @@ async def _run(settings: AgentSettings) -> Failure | None:
     def tell(line: str) -> None:
         click.echo(line, err=settings.address is None)
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
-            try:
-                await run_agent(settings, tell)
-            except* InterfaceError as errors:
-                failure = Failure(str(first_of(errors)))
-            except* Gone as errors:
-                tell(str(first_of(errors)))
-            nursery.cancel_scope.cancel()
+    async with until_stopped():
+        try:
+            await run_agent(settings, tell)
+        except* InterfaceError as errors:
+            failure = Failure(str(first_of(errors)))
+        except* Gone as errors:
+            tell(str(first_of(errors)))
     return failure
 
 

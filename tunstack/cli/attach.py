@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, run_trio
+from tunstack.cli import Failure, GuestCommand, failure_of, run_trio, until_stopped
 from tunstack.cli.options import Settings, guest_options, tun_option
 
 
@@ -39,39 +38,35 @@ async def _attach(target: str, settings: Settings) -> Failure | None:
     """Work until the end; a failure is returned, lest a nursery wraps it."""
     from contextlib import AsyncExitStack
 
-    import trio
-
     from tunstack import open_gateway
     from tunstack.gateway.namespace import NamespaceError
     from tunstack.ip.addresses import format_address
 
     failure: Failure | None = None
     plan = settings.plan
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
+    async with until_stopped() as nursery:
 
-            async def until_device_goes() -> None:
-                nonlocal failure
-                await gateway.wait_detached()
-                failure = Failure(f"the device {attachment.device_name} was removed from the namespace")
-                nursery.cancel_scope.cancel()
+        async def until_device_goes() -> None:
+            nonlocal failure
+            await gateway.wait_detached()
+            failure = Failure(f"the device {attachment.device_name} was removed from the namespace")
+            nursery.cancel_scope.cancel()
 
-            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
-            async with AsyncExitStack() as stack:
-                try:
-                    gateway = await stack.enter_async_context(open_gateway(**settings.gateway_options()))
-                    attachment = await gateway.attach_namespace(target, layer3=settings.layer3)
-                    await stack.enter_async_context(settings.serving(gateway))
-                except NamespaceError as error:
-                    failure = Failure(str(error))
-                except OSError as error:
-                    failure = failure_of(error)
-                else:
-                    stack.callback(attachment.close)
-                    for addresses in zip(plan.guests, plan.gateways, plan.resolvers, strict=True):
-                        guest, router, dns = map(format_address, addresses)
-                        click.echo(f"{attachment.device_name}: guest {guest}, gateway {router}, dns {dns}")
-                    nursery.start_soon(until_device_goes)
-                    await attachment.wait_end()
-                nursery.cancel_scope.cancel()
+        async with AsyncExitStack() as stack:
+            try:
+                gateway = await stack.enter_async_context(open_gateway(**settings.gateway_options()))
+                attachment = await gateway.attach_namespace(target, layer3=settings.layer3)
+                await stack.enter_async_context(settings.serving(gateway))
+            except NamespaceError as error:
+                failure = Failure(str(error))
+            except OSError as error:
+                failure = failure_of(error)
+            else:
+                stack.callback(attachment.close)
+                for addresses in zip(plan.guests, plan.gateways, plan.resolvers, strict=True):
+                    guest, router, dns = map(format_address, addresses)
+                    click.echo(f"{attachment.device_name}: guest {guest}, gateway {router}, dns {dns}")
+                nursery.start_soon(until_device_goes)
+                await attachment.wait_end()
+            nursery.cancel_scope.cancel()  # before the gateway lets go of the device
     return failure

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from tunstack.cli import Failure, GuestCommand, cancel_on_signal, failure_of, first_of, run_trio
+from tunstack.cli import Failure, GuestCommand, failure_of, first_of, run_trio, until_stopped
 from tunstack.cli.options import Settings, machine_options
 from tunstack.gateway.plan import MACHINES
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from tunstack.gateway.gateway import Gateway
     from tunstack.gateway.link_service import LinkServices
     from tunstack.gateway.links import Link
+    from tunstack.gateway.wintun import AdapterSettings
+
+Tell: TypeAlias = "Callable[[str], object]"
+Work: TypeAlias = "Callable[[Gateway], Awaitable[Failure | None]]"
+"""What a gateway is for, until it is done with it."""
 
 
 @click.command(cls=GuestCommand, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,6 +56,19 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Where leases are kept, so that machines keep their addresses when the gateway is started anew.",
 )
+@click.option(
+    "--wintun",
+    metavar="NAME",
+    help="On Windows, in the place of virtual machines: be the network behind an adapter of this name.",
+)
+@click.option(
+    "--address",
+    multiple=True,
+    metavar="ADDRESS",
+    help="With --wintun: the adapter's address, instead of the first machine's. Repeatable, once a family.",
+)
+@click.option("--metric", type=click.IntRange(1, 9999), help="With --wintun: the metric of its routes.")
+@click.option("--use-dns", is_flag=True, help="With --wintun: let Windows ask the gateway's DNS.")
 def command(config: str | None, once: bool, **options: Any) -> None:
     """Be the network of the virtual machines that connect to URL.
 
@@ -76,13 +95,18 @@ def command(config: str | None, once: bool, **options: Any) -> None:
 
     Any number of machines, which reach each other. When one goes another may come, and connections survive
     that. DHCP gives the first one the address that is printed, which published ports lead to. Ends with
-    status 0 on SIGTERM or SIGINT. SIGHUP reads FILE again: links, DNS, routes and
-    forwards follow it at once.
+    status 0 on SIGTERM or SIGINT, on Windows on Ctrl-C or Ctrl-Break. SIGHUP reads FILE again: links, DNS,
+    routes and forwards follow it at once.
+
+    With --wintun this machine's own connections to the gateway's network, and to each NETWORK of a --route
+    without =TARGET, come here by the adapter. What the gateway then connects to itself must not lie in such a
+    NETWORK, unless another --route leads there.
 
     \b
     Examples:
       tunstack gateway --listen qemu+unix:///run/vm.sock -p 2222:22 --leases /run/vm.leases
       tunstack gateway --listen 'qemu+tcp://127.0.0.1:5555?connect=yes' --once
+      tunstack gateway --wintun tunstack --route 198.51.100.0/24 --route 198.51.100.0/24=socks5://127.0.0.1:1080
     """
     file = None
     if config is not None:
@@ -90,15 +114,59 @@ def command(config: str | None, once: bool, **options: Any) -> None:
 
         file = ConfigFile(config)
         file.add_to(options)
+    networks = _take_networks(options) if options["wintun"] is not None else []
     settings = Settings.from_options(layout=MACHINES, **options)
     settings.start_log()
     links = _links(options["listen"])
-    if not links:
+    # Standard output belongs to the machine, if that is where one is.
+    tell = functools.partial(click.echo, err=any(link.protocol == "stdio" for link in links))
+    dhcp = None
+    work: Work
+    if options["wintun"] is not None:
+        if links:
+            raise Failure(
+                "a gateway has either links or an adapter: --listen and --wintun exclude each other"
+            )
+        adapter, settings = _adapter(settings, networks, options)
+        work = functools.partial(_serve_adapter, adapter, tell)
+    elif links:
+        dhcp = None if options["no_dhcp"] else _dhcp_settings(settings, file, options)
+        work = functools.partial(_serve_links, links, once, file, settings, tell)
+    else:
         raise Failure("there is no link: give --listen, or a file with links")
-    dhcp = None if options["no_dhcp"] else _dhcp_settings(settings, file, options)
-    failure = run_trio(_serve, links, once, settings, dhcp, file)
+    failure = run_trio(_serve, work, settings, dhcp, file, tell)
     if failure is not None:
         raise failure
+
+
+def _take_networks(options: dict[str, Any]) -> list[str]:
+    """Take those of `--route` that lead to no target out of the options."""
+    networks = [text for text in options["route"] if "=" not in text]
+    options["route"] = tuple(text for text in options["route"] if "=" in text)
+    return networks
+
+
+def _adapter(
+    settings: Settings, networks: Sequence[str], options: dict[str, Any]
+) -> tuple[AdapterSettings, Settings]:
+    """The adapter of `--wintun`, and the settings with its addresses for the guest's."""
+    from tunstack.gateway.plan import PlanError
+    from tunstack.gateway.wintun import AdapterSettings, has_wintun
+
+    if not has_wintun():
+        raise Failure("--wintun: there are such adapters on Windows alone; see 'tunstack attach --tun'")
+    try:
+        adapter = AdapterSettings.parse(
+            options["wintun"],
+            settings.plan,
+            addresses=options["address"],
+            routes=networks,
+            use_dns=options["use_dns"],
+            metric=options["metric"],
+        )
+    except PlanError as error:
+        raise Failure(str(error)) from None
+    return adapter, dataclasses.replace(settings, plan=adapter.guests(settings.plan))
 
 
 def _links(urls: Sequence[str]) -> list[Link]:
@@ -131,50 +199,62 @@ def _dhcp_settings(settings: Settings, file: ConfigFile | None, options: dict[st
 
 
 async def _serve(
-    links: Sequence[Link],
-    once: bool,
-    settings: Settings,
-    dhcp: DhcpSettings | None,
-    file: ConfigFile | None,
+    work: Work, settings: Settings, dhcp: DhcpSettings | None, file: ConfigFile | None, tell: Tell
 ) -> Failure | None:
     """Work until the end; a failure is returned, lest a nursery wraps it."""
-    import trio
-
     from tunstack import open_gateway
-    from tunstack.background import beside
     from tunstack.gateway.dhcp import DhcpError
-    from tunstack.gateway.link_service import LinkServices
     from tunstack.gateway.links import LinkError
     from tunstack.ip.addresses import format_address
 
     failure: Failure | None = None
     plan = settings.plan
-    # Standard output belongs to the machine, if that is where one is.
-    tell = functools.partial(click.echo, err=any(link.protocol == "stdio" for link in links))
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
-            try:
-                options = settings.gateway_options()
-                if file is not None:
-                    more = file.dns_settings()
-                    options |= {"zones": more.zones, "dns_routes": more.routes}
-                async with open_gateway(**options, dhcp=dhcp) as gateway, settings.serving(gateway):
-                    networks = zip(plan.networks, plan.guests, plan.gateways, plan.resolvers, strict=True)
-                    for (_, length), *addresses in networks:
-                        guest, router, dns = map(format_address, addresses)
-                        tell(f"guest {guest}/{length}, gateway {router}, dns {dns}")
-                    services = LinkServices(gateway, once=once, tell=tell)
-                    async with beside(functools.partial(_follow, file, settings, gateway, services, tell)):
-                        await services.run(links)
-            except* LinkError as errors:
-                failure = Failure(f"--listen: {first_of(errors)}")
-            except* OSError as errors:
-                failure = failure_of(first_of(errors))
-            except* DhcpError as errors:
-                failure = Failure(str(first_of(errors)))
-            nursery.cancel_scope.cancel()
+    async with until_stopped():
+        try:
+            options = settings.gateway_options()
+            if file is not None:
+                more = file.dns_settings()
+                options |= {"zones": more.zones, "dns_routes": more.routes}
+            async with open_gateway(**options, dhcp=dhcp) as gateway, settings.serving(gateway):
+                networks = zip(plan.networks, plan.guests, plan.gateways, plan.resolvers, strict=True)
+                for (_, length), *addresses in networks:
+                    guest, router, dns = map(format_address, addresses)
+                    tell(f"guest {guest}/{length}, gateway {router}, dns {dns}")
+                failure = await work(gateway)
+        except* LinkError as errors:
+            failure = Failure(f"--listen: {first_of(errors)}")
+        except* OSError as errors:
+            failure = failure_of(first_of(errors))
+        except* DhcpError as errors:
+            failure = Failure(str(first_of(errors)))
     return failure
+
+
+async def _serve_links(
+    links: Sequence[Link],
+    once: bool,
+    file: ConfigFile | None,
+    settings: Settings,
+    tell: Tell,
+    gateway: Gateway,
+) -> None:
+    """Serve the virtual machines that come, and follow the file."""
+    from tunstack.background import beside
+    from tunstack.gateway.link_service import LinkServices
+
+    services = LinkServices(gateway, once=once, tell=tell)
+    async with beside(functools.partial(_follow, file, settings, gateway, services, tell)):
+        await services.run(links)
+
+
+async def _serve_adapter(adapter: AdapterSettings, tell: Tell, gateway: Gateway) -> Failure:
+    """Be behind an adapter, until it goes."""
+    from tunstack.gateway.wintun import attach_wintun, describe
+
+    async with attach_wintun(gateway, adapter):
+        tell(describe(adapter))
+        await gateway.wait_detached()
+    return Failure(f"the adapter '{adapter.name}' has gone")
 
 
 async def _follow(
@@ -182,14 +262,14 @@ async def _follow(
     settings: Settings,
     gateway: Gateway,
     services: LinkServices,
-    tell: Callable[[str], object],
+    tell: Tell,
 ) -> None:
-    """Do what the file says whenever SIGHUP comes, which ends who has none."""
+    """Do what the file says whenever SIGHUP comes, which ends who has none; Windows does not know it."""
     import trio
 
     from tunstack.gateway.config import ConfigError
 
-    if file is None:
+    if file is None or sys.platform == "win32":
         return
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         async for _ in signals:

@@ -1,0 +1,142 @@
+"""A gateway on an adapter of Windows: what the adapter is given, and how both belong together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import os
+from collections.abc import AsyncIterator, Sequence
+
+from tunstack.gateway.gateway import Gateway
+from tunstack.gateway.plan import AddressPlan, PlanError
+from tunstack.ip.addresses import format_address
+from tunstack.link.devices.interface import InterfaceSettings
+from tunstack.link.devices.iphlpapi import Interfaces, system_interfaces
+from tunstack.link.devices.wintun import open_wintun
+from tunstack.link.devices.wintun_api import Library
+
+HIGHEST_METRIC = 9999
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """An adapter and its interface.
+
+    Attributes:
+        name: what users know it by.
+        addresses: its own, with the bits of their prefixes.
+        routes: networks that it leads to, as first address and bits.
+        use_dns: whether Windows is to ask the gateway's DNS service.
+        metric: of its routes; None: Windows finds one.
+    """
+
+    name: str
+    addresses: Sequence[tuple[bytes, int]]
+    routes: Sequence[tuple[bytes, int]] = ()
+    use_dns: bool = False
+    metric: int | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        name: str,
+        plan: AddressPlan,
+        *,
+        addresses: Sequence[str] = (),
+        routes: Sequence[str] = (),
+        use_dns: bool = False,
+        metric: int | None = None,
+    ) -> AdapterSettings:
+        """From text; a family without an address has the guest's of `plan`.
+
+        Raises:
+            PlanError: something is no address or network, or cannot be one of the adapter.
+        """
+        given = [_parse_address(text, plan) for text in addresses]
+        networks = zip(plan.guests, plan.networks, strict=True)
+        lengths = {len(address) for address, _ in given}
+        own = [(guest, length) for guest, (_, length) in networks if len(guest) not in lengths]
+        return cls(
+            name=name,
+            addresses=[*given, *own],
+            routes=[_parse_network(text, plan) for text in routes],
+            use_dns=use_dns,
+            metric=metric,
+        )
+
+    def guests(self, plan: AddressPlan) -> AddressPlan:
+        """`plan`, in which the adapter's first address of each family is the guest's."""
+        first = {len(address): address for address, _ in reversed(self.addresses)}
+        return dataclasses.replace(plan, guest=first.get(4, plan.guest), guest6=first.get(16, plan.guest6))
+
+
+def has_wintun() -> bool:
+    """Whether this is a machine that may have such adapters."""
+    return system_interfaces() is not None
+
+
+@contextlib.asynccontextmanager
+async def attach_wintun(
+    gateway: Gateway,
+    settings: AdapterSettings,
+    *,
+    library: Library | str | os.PathLike[str] | None = None,
+    interfaces: Interfaces | None = None,
+) -> AsyncIterator[None]:
+    """Let `gateway` serve an adapter, which is there as long as the block; see `open_wintun`.
+
+    Raises:
+        WintunError: there is no DLL, no right to make adapters, …; one sentence says what to do.
+        InterfaceError: Windows does not take addresses or routes.
+        RuntimeError: another device is attached.
+    """
+    plan = gateway.plan
+    interface = InterfaceSettings(
+        addresses=settings.addresses,
+        routes=settings.routes,
+        resolvers=plan.resolvers if settings.use_dns else (),
+        metric=settings.metric,
+    )
+    async with open_wintun(
+        settings.name, mtu=plan.mtu, interface=interface, library=library, interfaces=interfaces
+    ) as device:
+        gateway.attach_device(device)
+        yield
+
+
+def _parse_address(text: str, plan: AddressPlan) -> tuple[bytes, int]:
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise PlanError(f"--address: '{text}' is not an IP address, nor one with a prefix length") from None
+    address = interface.packed
+    if len(address) == 16 and not plan.has_ipv6:
+        raise PlanError("--address: with this MTU there is no IPv6")
+    if not plan.contains(address):
+        raise PlanError(f"--address: {interface.ip} is not in the gateway's network; see --subnet")
+    if address in (*plan.gateways, *plan.resolvers):
+        raise PlanError(f"--address: {interface.ip} is the gateway's own address")
+    length = next(bits for network, bits in plan.networks if len(network) == len(address))
+    if "/" in text and interface.network.prefixlen != length:
+        raise PlanError(f"--address: the gateway's network has /{length}, not /{interface.network.prefixlen}")
+    subnet = ipaddress.ip_interface((address, length)).network
+    if interface.ip == subnet[0] or (interface.version == 4 and interface.ip == subnet[-1]):
+        raise PlanError(f"--address: {interface.ip} is the first or last address of {subnet}")
+    return address, length
+
+
+def _parse_network(text: str, plan: AddressPlan) -> tuple[bytes, int]:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise PlanError(f"--route: '{text}' is no network ({error}), and leads to no TARGET") from None
+    if network.version == 6 and not plan.has_ipv6:
+        raise PlanError("--route: with this MTU there is no IPv6")
+    return network.network_address.packed, network.prefixlen
+
+
+def describe(settings: AdapterSettings) -> str:
+    """One line for people."""
+    addresses = ", ".join(f"{format_address(address)}/{length}" for address, length in settings.addresses)
+    return f"adapter '{settings.name}': {addresses}"
