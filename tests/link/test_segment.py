@@ -32,6 +32,7 @@ from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.ethernet import BROADCAST
 from tunstack.link.guard import AGE
 from tunstack.link.switch import Switch
+from tunstack.nat.poller import new_poller
 from tunstack.native import fastpath
 from tunstack.packet import Packet
 
@@ -47,7 +48,9 @@ class World:
         self.now = 100.0
         self.drops = DropCounters()
         switch = Switch(GATEWAY_MAC, {GATEWAY_IP}, limits or Limits(), self.drops)
-        self.segment = SegmentDevice(switch, lambda: self.now, mtu=MTU, limits=limits or Limits())
+        self.segment = SegmentDevice(
+            switch, lambda: self.now, new_poller(), mtu=MTU, limits=limits or Limits()
+        )
         self.fast: fastpath.FastPath | None = None
         self.guests: dict[int, GuestEnd] = {}
         self.gone: list[str] = []

@@ -80,7 +80,7 @@ def first_of(error: BaseException) -> Any:
     return error
 
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOPS: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
 """What ends a command in order; Ctrl-Break does so on Windows, where SIGTERM never comes."""
 if sys.platform == "win32":
     STOPS += (signal.SIGBREAK,)

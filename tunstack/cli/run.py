@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import click
 
 from tunstack.cli import OWN_FAILURE, Failure, GuestCommand, end, failure_of, run_trio
 from tunstack.cli.options import Settings, guest_options, tun_option
+
+assert sys.platform != "win32", "this is for Linux"
 
 if TYPE_CHECKING:
     import trio

@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import termios
+
+assert sys.platform != "win32", "this is for Linux"
 
 
 class Terminal:

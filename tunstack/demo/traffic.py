@@ -222,6 +222,8 @@ def in_parallel(task: Callable[[Any], None], arguments: Sequence[Any]) -> None:
 
 def many(address: tuple[str, int], count: int, size: int) -> dict[str, Any]:
     """`count` connections, all open at the same time, then `size` bytes of ramp up and down on each."""
+    if sys.platform == "win32":
+        raise NotImplementedError  # it runs in a namespace
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < count + 64 else soft, hard))
     start = time.monotonic()

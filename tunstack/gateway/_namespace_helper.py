@@ -31,6 +31,8 @@ import struct
 import sys
 from typing import Any, NoReturn
 
+assert sys.platform != "win32", "this is for Linux"
+
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000

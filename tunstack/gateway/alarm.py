@@ -11,7 +11,6 @@ import time
 import trio
 
 _TFD_TIMER_ABSTIME = 1
-_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC if sys.platform != "win32" else 0
 _NANOSECONDS = 10**9
 LONGEST_LEAD = 0.001
 """Seconds; who is later has other reasons than the way out of sleep."""
@@ -39,14 +38,11 @@ class Alarm:
     def __init__(self) -> None:
         """OSError if the kernel has none. Within trio, on its real clock."""
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, _FLAGS)
-        if self._fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        self._fd = _new_timer(self._libc)
         self._setting = _Itimerspec()
         self._deadline = float("inf")
         self.lead = 0.0
-        self._offset = time.clock_gettime(time.CLOCK_MONOTONIC) - trio.current_time()
+        self._offset = time.monotonic() - trio.current_time()
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -79,6 +75,16 @@ class Alarm:
     def close(self) -> None:
         """Close the descriptor, which the poller must have forgotten."""
         os.close(self._fd)
+
+
+def _new_timer(libc: ctypes.CDLL) -> int:
+    if sys.platform != "linux":
+        raise NotImplementedError
+    fd = int(libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return fd
 
 
 def make_alarm() -> Alarm | None:

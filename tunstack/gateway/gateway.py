@@ -205,7 +205,9 @@ class Gateway(VirtualHost):
         if segment is None or segment.is_closed:
             from tunstack.link.devices.segment import SegmentDevice
 
-            segment = SegmentDevice(self.switch, trio.current_time, mtu=self.plan.mtu, limits=self._limits)
+            segment = SegmentDevice(
+                self.switch, trio.current_time, new_poller(), mtu=self.plan.mtu, limits=self._limits
+            )
             try:
                 self.attach_device(segment)
             except BaseException:

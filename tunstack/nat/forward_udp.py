@@ -51,7 +51,7 @@ class UdpForward:
         if self._wildcard:
             if sock.family == socket.AF_INET:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            else:
+            elif sys.platform == "linux":
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         context.poller.add(sock, self, READ)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable
 
 from tunstack.nat.poller import READ, Poller
@@ -122,6 +123,8 @@ class HostAddresses:
             self._sock = None
 
     def _open(self) -> None:
+        if sys.platform != "linux":
+            return  # there is nobody who would tell: probe
         try:
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except OSError:

@@ -9,14 +9,15 @@ turns into a no-op in place, so a batch is iterated over where it is, not copied
 from __future__ import annotations
 
 import select
-from typing import Protocol
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import trio
 
-READ = 1
-WRITE = 2
-ERROR = 4
-"""As interest: tell of errors and hang-ups only. As readiness: one of these is there."""
+from tunstack.link.devices.base import ERROR as ERROR
+from tunstack.link.devices.base import READ as READ
+from tunstack.link.devices.base import WRITE as WRITE
 
 BATCH = 64
 """Most sockets in one batch; the kernel rotates its list, so nobody starves."""
@@ -44,8 +45,11 @@ class Poller(Protocol):
 
     Interest is READ, WRITE, both, or ERROR alone; errors and hang-ups are always told of
     as ERROR while a socket has any interest. With interest 0 a socket stays known and is
-    silent altogether. `fileno` polls readable when `poll` has something.
+    silent altogether. `fileno` polls readable when `poll` has something; where it is -1,
+    `on_ready` is called.
     """
+
+    on_ready: Callable[[], None] | None
 
     def fileno(self) -> int: ...
 
@@ -82,6 +86,12 @@ _READY = tuple(
 _EVENTS = (0, 1, 4, 5, 0, 1, 4, 5)
 
 
+def _new_epoll() -> Any:
+    if sys.platform != "linux":
+        raise NotImplementedError
+    return select.epoll()
+
+
 class EpollPoller:
     """A nested epoll: trio waits for the one descriptor behind which all sockets are.
 
@@ -89,10 +99,12 @@ class EpollPoller:
     for ever.
     """
 
-    __slots__ = ("_batch", "_batch_fds", "_epoll", "_muted", "_tokens")
+    __slots__ = ("_batch", "_batch_fds", "_epoll", "_muted", "_tokens", "on_ready")
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self.on_ready: Callable[[], None] | None = None
+        """Never called."""
+        self._epoll = _new_epoll()
         self._tokens: dict[int, Token] = {}
         self._muted: set[int] = set()
         self._batch: list[tuple[Token, int]] = []
@@ -103,7 +115,7 @@ class EpollPoller:
 
     def fileno(self) -> int:
         """The epoll's own descriptor; readable when `poll` has something."""
-        return self._epoll.fileno()
+        return int(self._epoll.fileno())
 
     def add(self, sock: Descriptor, token: Token, interest: int) -> None:
         """Watch `sock` for `token`. The socket must be removed before it is closed."""
@@ -175,7 +187,7 @@ class EpollPoller:
 
 def new_poller() -> Poller:
     """The best one that this platform has."""
-    if hasattr(select, "epoll"):
+    if sys.platform == "linux":
         return EpollPoller()
     from tunstack.nat.task_poller import TaskPoller
 

@@ -11,6 +11,8 @@ next read or write. Otherwise an error makes a socket ready for what it is waite
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from tunstack.nat.poller import BATCH, GONE, READ, WRITE, Descriptor, Token
@@ -35,9 +37,10 @@ class _Watched:
 class TaskPoller:
     """See `Poller`. To be used within one run of trio."""
 
-    __slots__ = ("_batch", "_batch_fds", "_ready", "_something", "_watched")
+    __slots__ = ("_batch", "_batch_fds", "_ready", "_something", "_watched", "on_ready")
 
     def __init__(self) -> None:
+        self.on_ready: Callable[[], None] | None = None
         self._watched: dict[int, _Watched] = {}
         self._ready: dict[int, None] = {}
         self._something = trio.Event()
@@ -147,3 +150,5 @@ class TaskPoller:
             watched.ready |= direction
             self._ready[watched.fd] = None
             self._something.set()
+            if self.on_ready is not None:
+                self.on_ready()

@@ -143,7 +143,7 @@ class ResolvConf:
 
     def _read(self) -> None:
         # Not blocking: a FIFO in the file's place must not stop the gateway.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

@@ -46,6 +46,9 @@ _GET_LOCAL_CID = 0x7B9
 """IOCTL_VM_SOCKETS_GET_LOCAL_CID, of /dev/vsock."""
 
 
+NO_UNIX = "Python has no UNIX sockets on this system"
+
+
 class Unsupported(OSError):
     """This system has no such sockets; the message says what is missing."""
 
@@ -82,7 +85,7 @@ def new_socket(address: Address, kind: socket.SocketKind = socket.SOCK_STREAM) -
     elif hasattr(socket, "AF_UNIX"):
         sock = socket.socket(socket.AF_UNIX, kind)
     else:
-        raise Unsupported("this Python has no UNIX sockets")
+        raise Unsupported(NO_UNIX)
     sock.setblocking(False)
     return sock
 
@@ -214,6 +217,8 @@ def _bind_path(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
     Raises:
         OSError: somebody is there (EADDRINUSE), or a file that is no socket (EEXIST), or it cannot be made.
     """
+    if sys.platform == "win32":
+        raise Unsupported(NO_UNIX)
     _remove_stale(path, kind)
     with socket.socket(socket.AF_UNIX, kind) as sock:
         mask = os.umask(0o177)
@@ -235,6 +240,8 @@ def _bind_path(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
 
 
 def _remove_stale(path: str, kind: socket.SocketKind) -> None:
+    if sys.platform == "win32":
+        raise NotImplementedError
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except FileNotFoundError:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 
 import trio
+
+from tunstack.vsock.sockets import Unsupported
 
 _CHUNK = 1 << 16
 
@@ -18,6 +21,8 @@ async def standard_streams() -> AsyncIterator[socket.socket]:
 
     Nothing else may use the two meanwhile: what others print goes to standard error from then on.
     """
+    if sys.platform == "win32":
+        raise Unsupported("standard streams cannot be waited for on this system")
     # The descriptors are non-blocking for trio, and so for whoever shares them; they are taken away from
     # everybody else in this process.
     source, sink = os.dup(0), os.dup(1)

@@ -96,5 +96,12 @@ class LendableDevice(Device, Protocol):
         ...
 
 
+READ = 1
+WRITE = 2
+ERROR = 4
+"""What a poller (`tunstack.nat.poller`) says of a descriptor, and is asked about it. As interest ERROR tells
+of errors and hang-ups only; as readiness it says that one of these is there."""
+
+
 class DeviceClosed(Exception):
     """The device's other end has gone away."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -116,6 +117,8 @@ class DatagramDevice(FramedDevice):
 
     def _send(self, frame: bytes) -> bool:
         """False: there is no room for it now."""
+        if sys.platform == "win32":
+            raise NotImplementedError  # there are no sockets of this kind
         try:
             self._sock.send(frame, socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
@@ -130,6 +133,8 @@ class DatagramDevice(FramedDevice):
         """Whether an empty message was the end."""
         if not self._is_sequence:
             return False
+        if sys.platform != "linux":
+            raise NotImplementedError
         poll = select.poll()
         poll.register(self._sock, select.POLLRDHUP)
         return bool(poll.poll(0))

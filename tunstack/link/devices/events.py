@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 import trio
 
+from tunstack.link.devices.linux import new_eventfd, read_eventfd, write_eventfd
+
 _FOREVER = 0xFFFFFFFF
 _WAIT_OBJECT_0, _WAIT_TIMEOUT = 0, 0x102
 
@@ -46,16 +48,16 @@ class EventFds:
 
     def make(self) -> int:
         """A new event, not set."""
-        return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return new_eventfd()
 
     def set(self, event: int) -> None:
         """Wake who waits for it, now or next."""
-        os.eventfd_write(event, 1)
+        write_eventfd(event, 1)
 
     def reset(self, event: int) -> None:
         """It is not set any more."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(event)
+            read_eventfd(event)
 
     def close(self, event: int) -> None:
         """It is gone."""
@@ -63,6 +65,8 @@ class EventFds:
 
     def wait(self, events: Sequence[int], timeout: float | None) -> int | None:
         """See `Events`."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         poll = select.poll()
         for event in events:
             poll.register(event, select.POLLIN)
@@ -70,7 +74,7 @@ class EventFds:
             for place, event in enumerate(events):
                 if event in ready:
                     with contextlib.suppress(BlockingIOError):  # somebody else was faster
-                        os.eventfd_read(event)
+                        read_eventfd(event)
                         return place
         return None
 

@@ -1,11 +1,11 @@
 """A shared segment as one device: any number of guests, each behind a port of a switch.
 
-Theory of operation. Behind `fileno()` is an epoll of all ports, which turns readable when any of them is
-ready. `read_batch` takes a batch from each ready port in turn and asks the switch for whom each frame is:
-what is for the gateway is returned, what is for another guest is written to its port at once. `write_batch`
-sorts what the gateway sends in the same way and takes all of it: a frame for which its port has no room
-waits in a queue of that port, and is dropped and counted when that is full. So a guest that stops reading is
-nobody else's concern.
+Theory of operation. The ports are watched by a poller of their own. Where that has a descriptor (epoll's), it
+is the segment's, and turns readable when any port is ready; elsewhere the poller says so. `read_batch` takes
+a batch from each ready port in turn and asks the switch for whom each frame is: what is for the gateway is
+returned, what is for another guest is written to its port at once. `write_batch` sorts what the gateway sends
+in the same way and takes all of it: a frame for which its port has no room waits in a queue of that port, and
+is dropped and counted when that is full. So a guest that stops reading is nobody else's concern.
 
 A port ends when its device does; the segment goes on, and whoever connected the port is told.
 
@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from tunstack.errors import DropCounters, DropReason
 from tunstack.limits import Limits
-from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.devices.base import READ, WRITE, DeviceClosed, Offloads
 from tunstack.link.devices.framed import LENT_DROPS, FramedDevice, lent_offloads
+from tunstack.link.devices.linux import new_eventfd, read_eventfd, write_eventfd
 from tunstack.link.devices.vnet_header import parse_frame
 from tunstack.link.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LENGTH
 from tunstack.link.switch import GATEWAY, Switch
@@ -59,13 +60,23 @@ class Port:
         self.device = device
         self.is_closed = False
         self.on_closed: Callable[[str], None] | None = None
-        self.fd = device.fileno()
-        self.interest = select.EPOLLIN
+        self.interest = READ
+        self.ready = 0
+        """What the poller has said and nobody has looked at."""
         self.is_lent = False
+        self._fd = device.fileno()
         self._drops = drops
         self._most = most
         self._queue: deque[Packet] = deque()
         self._queued = 0
+
+    def fileno(self) -> int:
+        """The descriptor that is watched, also when the device has been closed."""
+        return self._fd
+
+    def on_ready(self, ready: int, now: float) -> None:
+        """See `Token` of the poller: it is looked at in the same round."""
+        self.ready |= ready
 
     def write(self, packets: Sequence[Packet]) -> None:
         """Write `packets`, borrowed until the return, or keep what the device refuses. `DeviceClosed`."""
@@ -114,24 +125,74 @@ class Port:
         self.is_lent = False
 
 
+class Watched(Protocol):
+    """What a poller watches."""
+
+    def fileno(self) -> int: ...
+
+    def on_ready(self, ready: int, now: float) -> None: ...
+
+
+class PortPoller(Protocol):
+    """What a segment needs of the gateway's kind of poller; see `tunstack.nat.poller.Poller`."""
+
+    on_ready: Callable[[], None] | None
+
+    def fileno(self) -> int: ...
+
+    def add(self, sock: Watched, token: Watched, interest: int) -> None: ...
+
+    def modify(self, sock: Watched, token: Watched, interest: int) -> None: ...
+
+    def remove(self, sock: Watched) -> None: ...
+
+    def poll(self) -> Sequence[tuple[Any, int]]: ...
+
+    def close(self) -> None: ...
+
+
+class _Wakeup:
+    """Readable if ports may have frames of which their descriptors do not tell."""
+
+    def __init__(self) -> None:
+        self._fd = new_eventfd()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def on_ready(self, ready: int, now: float) -> None:
+        """It has been seen."""
+        with contextlib.suppress(BlockingIOError):
+            read_eventfd(self._fd)
+
+    def set(self) -> None:
+        """Be readable."""
+        write_eventfd(self._fd, 1)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class SegmentDevice:
     """The guests of a gateway behind a switch. Implements `Device`; it never refuses a packet.
 
     Attributes:
         switch: who is where.
         offloads: none; all, once it is lent.
+        is_closed: whether `close` was called.
     """
 
     def __init__(
         self,
         switch: Switch,
         clock: Callable[[], float],
+        poller: PortPoller,
         *,
         mtu: int,
         limits: Limits,
         name: str = "segment",
     ) -> None:
-        """`clock`: the engine's, in seconds. `mtu`: IP MTU of the links in bytes."""
+        """`clock`: the engine's, in seconds. `poller`: the segment's own. `mtu`: of the links' IP, bytes."""
         self.name = name
         self.switch = switch
         self.offloads = self._plain = Offloads(l2=True, mtu=mtu, max_frame=mtu + HEADER_LENGTH)
@@ -140,20 +201,15 @@ class SegmentDevice:
         self._clock = clock
         self._limits = limits
         self._ports: dict[int, Port] = {}
-        self._by_fd: dict[int, Port] = {}
         self._dirty: set[Port] = set()
         """Ports that have been written to and not flushed."""
-        self._epoll = select.epoll()
-        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """Readable if a port may have frames of which its descriptor does not tell."""
-        self._epoll.register(self._wakeup, select.EPOLLIN)
+        self.is_closed = False
+        self._poller = poller
+        if poller.fileno() < 0:
+            poller.on_ready = self._tell
+        self._wakeup: _Wakeup | None = None
         self._lent: NativeSwitch | None = None
         self._lease_changes = 0
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._epoll.closed
 
     @property
     def ports(self) -> list[Port]:
@@ -168,8 +224,8 @@ class SegmentDevice:
         """
         number = self.switch.open_port(is_isolated=is_isolated, is_guarded=is_guarded)
         port = Port(number, device, self.switch.drops, self._limits.port_queue)
-        self._ports[number] = self._by_fd[port.fd] = port
-        self._epoll.register(port.fd, port.interest)
+        self._ports[number] = port
+        self._poller.add(port, port, port.interest)
         if self._lent is not None:
             self._lend_port(port, self._lent)
         return port
@@ -179,10 +235,10 @@ class SegmentDevice:
         if port.is_closed:
             return
         port.is_closed = True
-        del self._ports[port.number], self._by_fd[port.fd]
+        del self._ports[port.number]
         self._dirty.discard(port)
         with contextlib.suppress(OSError):
-            self._epoll.unregister(port.fd)
+            self._poller.remove(port)
         if self._lent is not None:
             self._lent.disconnect(port.number)
         self.switch.close_port(port.number)
@@ -190,33 +246,30 @@ class SegmentDevice:
         if port.on_closed is not None:
             port.on_closed(why)
 
-    def fileno(self) -> int:
+    def fileno(self) -> int | None:
         """See `Device`."""
-        return self._epoll.fileno()
+        fd = self._poller.fileno()
+        return None if fd < 0 else fd
 
     def set_offloads(self, enabled: bool) -> None:
         """See `Device`; there are none."""
 
     def read_batch(self, limit: int) -> list[Packet]:
         """See `Device`. Up to `limit` packets of each port that is ready; it never ends."""
-        ready: dict[Port, int] = {}
-        for fd, bits in self._epoll.poll(0):
-            if fd in self._by_fd:
-                ready[self._by_fd[fd]] = bits
-            elif fd == self._wakeup:
-                os.eventfd_read(fd)
-        for port in self._ports.values():
-            if port.device.is_behind:
-                ready[port] = ready.get(port, 0) | select.EPOLLIN
         now = self._clock()
+        for watched, bits in self._poller.poll():
+            watched.on_ready(bits, now)
         packets: list[Packet] = []
-        for port, bits in ready.items():
-            if port.is_closed:
-                continue  # by what was written to it a moment ago
+        for port in self.ports:
+            ready, port.ready = port.ready, 0
+            if port.device.is_behind:
+                ready |= READ
+            if not ready or port.is_closed:
+                continue  # maybe by what was written to it a moment ago
             try:
-                if bits & ~select.EPOLLOUT:
+                if ready & ~WRITE:
                     self._sort(port, port.device.read_batch(limit), packets, now)
-                if bits & select.EPOLLOUT:
+                if ready & WRITE:
                     self._dirty.add(port)
             except DeviceClosed as closed:
                 self.disconnect(port, str(closed))
@@ -251,7 +304,7 @@ class SegmentDevice:
             except DeviceClosed as closed:
                 self.disconnect(port, str(closed))
                 continue
-            self._want(port, select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
+            self._want(port, READ if done else READ | WRITE)
         return True
 
     def close(self) -> None:
@@ -259,16 +312,20 @@ class SegmentDevice:
         self._lent = None
         for port in self.ports:
             self.disconnect(port, "the gateway ends")
-        self._epoll.close()
-        os.close(self._wakeup)
+        self._poller.close()
+        if self._wakeup is not None:
+            self._wakeup.close()
+        self.is_closed = True
 
     def lend(self, fast: FastPath) -> bool:
         """Let `fast` read and write all ports from now on; False if it does already. MemoryError."""
         if self._lent is not None:
             return False
-        lent = fast.open_switch(self.fileno())
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wakeup)
+        lent = fast.open_switch(self._poller.fileno())
+        if self._wakeup is None:
+            self._wakeup = _Wakeup()
+        else:
+            self._poller.remove(self._wakeup)
         for port in self._ports.values():
             self._lend_port(port, lent)
         self._lent = lent
@@ -286,8 +343,10 @@ class SegmentDevice:
         for port in self._ports.values():
             port.take_back()
             lent.disconnect(port.number)
-            self._want(port, select.EPOLLIN | select.EPOLLOUT)
-        os.eventfd_write(self._wakeup, 1)
+            self._want(port, READ | WRITE)
+        if self._wakeup is not None:
+            self._poller.add(self._wakeup, self._wakeup, READ)
+            self._wakeup.set()
 
     def take_frames(self, frames: Sequence[memoryview]) -> list[Packet]:
         """The packets of what the fast path has read, or was refused, virtio-net header first."""
@@ -364,14 +423,18 @@ class SegmentDevice:
 
     def _lend_port(self, port: Port, lent: NativeSwitch) -> None:
         port.lend(lent, is_isolated=self.switch.is_isolated(port.number))
-        self._want(port, select.EPOLLIN)  # the fast path asks for more when it has to
+        self._want(port, READ)  # the fast path asks for more when it has to
         self._dirty.add(port)
         lent.forget()
 
     def _want(self, port: Port, interest: int) -> None:
         if interest != port.interest:
             port.interest = interest
-            self._epoll.modify(port.fd, interest)
+            self._poller.modify(port, port, interest)
+
+    def _tell(self) -> None:
+        if self.on_ready is not None:
+            self.on_ready()
 
 
 _LENT_DROPS = (DropReason.PORT_QUEUE_FULL, *LENT_DROPS)

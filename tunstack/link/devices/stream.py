@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 
 from tunstack.errors import BadPacket, DropCounters
@@ -158,6 +159,8 @@ class StreamDevice(FramedDevice):
         if not views:
             return 0
         try:
+            if sys.platform == "win32":  # a socket takes one buffer there
+                return self._sock.send(views[0] if len(views) == 1 else b"".join(views))
             return self._sock.sendmsg(views, (), socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             return 0

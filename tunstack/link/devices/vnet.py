@@ -16,18 +16,15 @@ import errno
 import io
 import os
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
 from tunstack.errors import BadPacket, DropCounters, DropReason
 from tunstack.limits import DEFAULT_LIMITS, MAX_FRAME
 from tunstack.link.devices.base import DeviceClosed, Offloads
+from tunstack.link.devices.linux import OPEN_FLAGS, ioctl, unblock, writev
 from tunstack.link.devices.vnet_header import VNET_LENGTH, pack_header, parse_frame
 from tunstack.packet import Checksum, Packet
-
-if sys.platform != "win32":  # elsewhere only its name is needed
-    import fcntl
 
 TUNSETIFF = 0x400454CA
 TUNGETIFF = 0x800454D2
@@ -63,7 +60,7 @@ def read_flags(fd: int) -> tuple[str, int]:
     """Name and IFF_* flags of the interface that `fd` is attached to; ValueError if it is not."""
     request = bytearray(_IFREQ.size)
     try:
-        fcntl.ioctl(fd, TUNGETIFF, request)
+        ioctl(fd, TUNGETIFF, request)
     except OSError as error:
         raise ValueError(
             f"descriptor {fd} is not attached to a TAP or TUN interface: {error.strerror}"
@@ -119,10 +116,10 @@ class VnetDevice:
         if not flags & self.KIND:
             kinds = ("TUN", "TAP") if self.L2 else ("TAP", "TUN")
             raise ValueError(f"interface {name} is a {kinds[0]}, not a {kinds[1]}")
-        os.set_blocking(fd, False)
+        unblock(fd)
         self._vnet = bool(flags & IFF_VNET_HDR)
         if self._vnet:
-            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_LENGTH))
+            ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_LENGTH))
         self.name = name
         self.mtu = mtu
         self.drops = DropCounters() if drops is None else drops
@@ -162,10 +159,10 @@ class VnetDevice:
         encoded = name.encode()
         if len(encoded) > 15 or b"/" in encoded or b"\0" in encoded:
             raise ValueError(f"not an interface name: {name!r}")
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open("/dev/net/tun", OPEN_FLAGS)
         try:
             flags = cls.KIND | IFF_NO_PI | (IFF_VNET_HDR if vnet else 0)
-            fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(encoded, flags))
+            ioctl(fd, TUNSETIFF, _IFREQ.pack(encoded, flags))
             return cls(fd, mtu=mtu, batch=batch, drops=drops)
         except BaseException:
             os.close(fd)
@@ -188,15 +185,15 @@ class VnetDevice:
         if not self._vnet:
             return
         if not enabled:
-            fcntl.ioctl(self._fd, TUNSETOFFLOAD, 0)
+            ioctl(self._fd, TUNSETOFFLOAD, 0)
             self.offloads = self._plain_offloads()
             return
         uso = True
         try:
-            fcntl.ioctl(self._fd, TUNSETOFFLOAD, _TSO | _USO)
+            ioctl(self._fd, TUNSETOFFLOAD, _TSO | _USO)
         except OSError:  # kernels before 6.2 have no USO
             uso = False
-            fcntl.ioctl(self._fd, TUNSETOFFLOAD, _TSO)
+            ioctl(self._fd, TUNSETOFFLOAD, _TSO)
         max_frame = MAX_FRAME if self.L2 else MAX_FRAME - 14
         self.offloads = Offloads(
             l2=self.L2, mtu=self.mtu, checksum=True, tso4=True, tso6=True, uso=uso, max_frame=max_frame
@@ -238,7 +235,6 @@ class VnetDevice:
         """See `Device`. The packets carry only what `offloads` allow."""
         fd = self._fd
         vnet = self._vnet
-        writev = os.writev
         taken = 0
         for packet in packets:
             try:

@@ -43,6 +43,8 @@ class User:
 
     def ready(self) -> dict[str, Any]:
         """Wait until every interface runs: before that the kernel takes packets and drops what it sends."""
+        if sys.platform != "linux":
+            raise NotImplementedError
         deadline = time.monotonic() + READY_PATIENCE
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             for _, name in socket.if_nameindex():
@@ -102,6 +104,8 @@ class User:
         return {}
 
     def write(self, data: str, urgent: bool = False) -> dict[str, Any]:
+        if sys.platform != "linux":
+            raise NotImplementedError
         flags = socket.MSG_NOSIGNAL | (socket.MSG_OOB if urgent else 0)
         return {"taken": self.conn().send(bytes.fromhex(data), flags)}
 

@@ -274,6 +274,8 @@ def start_kernel(
 
 def _receive_device(channel: socket.socket) -> int:
     """The TUN that the helper has made."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     fds = array.array("i")
     data, ancillary, _, _ = channel.recvmsg(MESSAGE_SIZE, 256, socket.MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import os
 import socket
 import struct
 from collections.abc import Iterator
 
+from tunstack.link.devices.linux import ioctl
 from tunstack.link.devices.tap import TapDevice
 from tunstack.link.ethernet import format_mac, local_mac
 from tunstack.vsock.agent.netlink import Netlink
@@ -135,7 +135,7 @@ def open_interface(
     except OSError as error:
         raise InterfaceError(_explain(name, error)) from None
     try:
-        fcntl.ioctl(device.fileno(), TUNSETPERSIST, 1)
+        ioctl(device.fileno(), TUNSETPERSIST, 1)
         try:
             interface = Interface(device, resolv_conf)
             if mac is None and is_new:
@@ -145,7 +145,7 @@ def open_interface(
         finally:
             if not keep:
                 with contextlib.suppress(OSError):  # somebody has deleted it
-                    fcntl.ioctl(device.fileno(), TUNSETPERSIST, 0)
+                    ioctl(device.fileno(), TUNSETPERSIST, 0)
     except OSError as error:
         raise InterfaceError(f"the interface {name} cannot be set up: {error.strerror or error}") from None
     finally:
@@ -175,7 +175,7 @@ def _exists(name: str) -> bool:
 
 def _read_mac(name: str) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("40s", name.encode()))
+        answer: bytes = ioctl(sock, _SIOCGIFHWADDR, struct.pack("40s", name.encode()))
     return answer[18:24]
 
 

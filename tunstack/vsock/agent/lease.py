@@ -12,6 +12,7 @@ import ctypes
 import random
 import socket
 import struct
+import sys
 from collections.abc import Callable
 
 import trio
@@ -131,6 +132,8 @@ class LeaseKeeper:
 
 
 def _packet_socket(name: str) -> socket.socket:
+    if sys.platform != "linux":
+        raise NotImplementedError
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
     code = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
     buffer = ctypes.create_string_buffer(code, len(code))
@@ -141,6 +144,8 @@ def _packet_socket(name: str) -> socket.socket:
 
 
 def _datagram_socket(name: str) -> socket.socket:
+    if sys.platform != "linux":
+        raise NotImplementedError
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())

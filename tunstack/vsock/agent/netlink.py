@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import struct
+import sys
 from types import TracebackType
 
 RTM_NEWLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE = 16, 20, 21, 24
@@ -29,11 +30,17 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _ERROR = struct.Struct("=i")
 
 
+def _new_socket() -> socket.socket:
+    if sys.platform != "linux":
+        raise NotImplementedError
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+
+
 class Netlink:
     """Changes interfaces of the network namespace in which it was made. What fails raises OSError."""
 
     def __init__(self) -> None:
-        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._sock = _new_socket()
         self._sock.bind((0, 0))
         self._number = 0
 
