@@ -74,6 +74,7 @@ check: $(VENV)/.with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict $(TYPED)
+	$(BIN)/mypy --strict --platform win32 tunstack
 	$(BIN)/lint-imports --no-logo
 
 conformance: $(VENV)/.with-test

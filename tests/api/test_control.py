@@ -16,10 +16,11 @@ import pytest
 import trio
 
 from tunstack import Gateway, open_gateway
-from tunstack.api import acceptor, control
+from tunstack.api import acceptor, unix_sockets
 from tunstack.api.acceptor import Acceptor
 from tunstack.api.client import ApiError, ask
-from tunstack.api.control import control_socket, running, runtime_directory
+from tunstack.api.control import control_socket, running
+from tunstack.api.unix_sockets import runtime_directory
 from tunstack.packet import Packet
 
 SHAPING = "/v1/guests/1/shaping"
@@ -277,11 +278,11 @@ async def test_a_path_that_is_claimed_is_taken_over_with_what_came_behind_the_he
         await send({"type": "http.response.body", "body": body})
 
     path = tmp_path / "sock"
-    listener = control._listen(path)
+    listener = unix_sockets.listen(path)
     server = Acceptor(lambda: application)
     server.takeovers[b"/connect"] = take
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
+        nursery.start_soon(server.serve, listener)
         for cut in (5, 30, 51, 60):
             async with await trio.open_unix_socket(str(path)) as stream:
                 data = b"CONNECT /connect?port=5 HTTP/1.1\r\nHost: x\r\n\r\nbehind"

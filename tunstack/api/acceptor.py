@@ -11,9 +11,10 @@ Hostile or slow clients: the head has `HEAD_LIMIT` bytes at the most and `HEAD_T
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -29,19 +30,35 @@ HEAD_TIMEOUT = 10.0
 MOST = 64
 """Connections at once."""
 
-Takeover = Callable[[trio.SocketStream, "h11.Request", bytes], Awaitable[None]]
+
+class Connection(Protocol):
+    """A client: a stream, and what is known of its addresses."""
+
+    @property
+    def socket(self) -> Any: ...
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
+
+    async def send_all(self, data: bytes) -> None: ...
+
+    async def send_eof(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+Takeover = Callable[[Connection, "h11.Request", bytes], Awaitable[None]]
 """Goes on with a stream whose request's head is read; the bytes that came behind it are given too."""
 
 
 class PushedBack:
     """A stream of which some bytes are read once more. What hypercorn needs of a stream, and no more."""
 
-    def __init__(self, stream: trio.SocketStream, data: bytes) -> None:
+    def __init__(self, stream: Connection, data: bytes) -> None:
         self._stream = stream
         self._data = data
 
     @property
-    def socket(self) -> trio.socket.SocketType:
+    def socket(self) -> Any:
         """That of the stream."""
         return self._stream.socket
 
@@ -78,13 +95,14 @@ class Acceptor:
         self._making = trio.Lock()
         self._free = trio.CapacityLimiter(MOST)
 
-    async def serve(self, listener: trio.SocketListener) -> None:
+    async def serve(self, listener: trio.abc.Listener[Any]) -> None:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
             await trio.serve_listeners(self._handle, [listener], handler_nursery=nursery)
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
-        async with stream, self._free:
+    async def _handle(self, stream: Any) -> None:
+        """`stream`: a `Connection`."""
+        async with contextlib.aclosing(stream), self._free:
             try:
                 found = await self._read_head(stream)
                 if found is None:
@@ -98,7 +116,7 @@ class Acceptor:
             except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 pass  # the client has gone
 
-    async def _read_head(self, stream: trio.SocketStream) -> tuple[h11.Request | None, bytes, bytes] | None:
+    async def _read_head(self, stream: Connection) -> tuple[h11.Request | None, bytes, bytes] | None:
         """The request (None if it is not one), all bytes so far, and those behind the head; None: gave up."""
         import h11
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import time
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 import msgspec
+
+if sys.platform == "win32":
+    from tunstack.api.named_pipes import connect
+else:
+    from tunstack.api.unix_sockets import connect
 
 TIMEOUT = 20.0
 """Seconds without an answer after which the client gives up."""
@@ -36,9 +40,7 @@ def ask(path: Path, method: str, target: str, body: object = None) -> Any:
     head = connection.send(request) or b""
     payload = connection.send(h11.Data(data=data)) if data else b""
     end = connection.send(h11.EndOfMessage()) or b""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(TIMEOUT)
-        _connect(sock, path)
+    with connect(path, TIMEOUT) as sock:
         try:
             sock.sendall(head + (payload or b"") + end)
             status, answer = _receive(sock, connection)
@@ -55,20 +57,11 @@ def ask(path: Path, method: str, target: str, body: object = None) -> Any:
     return decoded
 
 
-def _connect(sock: socket.socket, path: Path) -> None:
-    """Connect; a UNIX socket on which too many wait says EAGAIN at once."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            sock.connect(str(path))
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+class _Receiving(Protocol):
+    def recv(self, size: int, /) -> bytes: ...
 
 
-def _receive(sock: socket.socket, connection: h11.Connection) -> tuple[int, bytes]:
+def _receive(sock: _Receiving, connection: h11.Connection) -> tuple[int, bytes]:
     status, parts, size = 0, [], 0
     while True:
         event = connection.next_event()
