@@ -79,10 +79,10 @@ async def echo(stream: trio.SocketStream) -> None:
         await stream.send_eof()
 
 
-async def exchange(guest: GuestHost, port: int, data: bytes) -> bytes:
+async def exchange(guest: GuestHost, port: int, data: bytes, host: str = "10.0.2.9") -> bytes:
     """What comes back of `data`."""
     got = bytearray()
-    async with await guest.open_tcp_stream("10.0.2.9", port) as stream, trio.open_nursery() as nursery:
+    async with await guest.open_tcp_stream(host, port) as stream, trio.open_nursery() as nursery:
 
         async def send() -> None:
             await stream.send_all(data)

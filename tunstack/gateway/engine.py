@@ -236,10 +236,12 @@ class Engine:
     def _make_fast(self, device: Device) -> FastFlows | None:
         """The fast path for `device`, where there can be one.
 
-        It needs all offloads for TCP, unless a shaper cuts all trains, which has to have a native form.
+        It needs descriptors, and all offloads for TCP, unless a shaper cuts all trains, which has to have a
+        native form.
         """
         offloads, shaped = device.offloads, self._shaped
-        if self.set_carrier is None or not fastpath.available:
+        epoll_fd, device_fd = self.poller.fileno(), device.fileno()
+        if self.set_carrier is None or not fastpath.available or epoll_fd < 0 or device_fd is None:
             return None
         if shaped is not None and not shaped.has_native_form:
             return None
@@ -254,8 +256,8 @@ class Engine:
         stack = self.stack
         fast = fastpath.FastPath(
             random.SystemRandom().getrandbits(64),
-            epoll_fd=self.poller.fileno(),
-            device_fd=device.fileno(),
+            epoll_fd=epoll_fd,
+            device_fd=device_fd,
             mac=stack.link.mac if stack.l2 else None,
         )
         if isinstance(device, LendableDevice):

@@ -30,7 +30,8 @@ def set_up(client: socket.socket) -> None:
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
         for name, value in zip(names, KEEPALIVE, strict=True):
             if hasattr(socket, name):
-                client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                with contextlib.suppress(OSError):  # older systems have the name alone
+                    client.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def dial(link: Link) -> socket.socket:
