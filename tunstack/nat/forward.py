@@ -19,6 +19,7 @@ from tunstack.nat.config import Publish
 from tunstack.nat.context import Context, Services
 from tunstack.nat.dialer import reset_and_close
 from tunstack.nat.poller import READ
+from tunstack.nat.portable import claim_port, prepare_datagrams
 from tunstack.nat.tcp_flow import TcpFlow
 
 ACCEPT_BURST = 16
@@ -61,7 +62,9 @@ def open_listener(publish: Publish) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if tcp:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            claim_port(sock)
+        else:
+            prepare_datagrams(sock)
         sock.bind((host, publish.host_port))
         if tcp:
             sock.listen(128)

@@ -15,7 +15,7 @@ from tunstack.ip.header import TCP, UDP
 from tunstack.ip.icmp import EchoRequest, IcmpError
 from tunstack.ip.udp import UdpDatagram
 from tunstack.limits import Limits
-from tunstack.nat import descriptors, echo
+from tunstack.nat import descriptors, echo, portable
 from tunstack.nat.channel import Accept, Opener
 from tunstack.nat.config import NatConfig, Publish
 from tunstack.nat.context import Carrier, Context, Counters, Services, TcpService, UdpService
@@ -65,7 +65,7 @@ class Nat:
     ) -> None:
         self.limits = descriptors.fit(limits, descriptors.raise_descriptor_limit())
         self.services = Services()
-        self.notices: list[str] = []
+        self.notices: list[str] = list(portable.NOTICES)
         self.counters = Counters()
         self._config = config
         self._host_addresses = HostAddresses(poller)

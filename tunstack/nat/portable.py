@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+from typing import Any
 
 from tunstack.packet import Buffer
 
@@ -23,6 +24,42 @@ if sys.platform == "win32":
 else:
     UNDER_WAY = frozenset((errno.EINPROGRESS,))
 """What connect() says of a TCP connection that is being made."""
+
+
+if sys.platform == "win32":
+    import cffi
+
+    NOTICES = (
+        "this system tells neither TTL and TOS of datagrams nor errors about them, so guests learn none",
+    )
+    _SIO_UDP_CONNRESET = 0x9800000C
+    _ffi: Any = cffi.FFI()
+    _ffi.cdef("""
+    int __stdcall WSAIoctl(uintptr_t socket, uint32_t code, void *in, uint32_t in_size, void *out,
+        uint32_t out_size, uint32_t *returned, void *overlapped, void *completion);
+    """)
+    _ws2 = _ffi.dlopen("ws2_32.dll")
+
+    def prepare_datagrams(sock: socket.socket) -> None:
+        """A refusal of one destination is no error of the next read, which may be about another one."""
+        off, size = _ffi.new("uint32_t *", 0), _ffi.new("uint32_t *")
+        nothing = _ffi.NULL
+        _ws2.WSAIoctl(sock.fileno(), _SIO_UDP_CONNRESET, off, 4, nothing, 0, size, nothing, nothing)
+
+    def claim_port(sock: socket.socket) -> None:
+        """Nobody else may bind to what `sock` will be bound to, which Windows would allow."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+
+else:
+    NOTICES = ()
+    """What users should know that this system lacks; a sentence each."""
+
+    def prepare_datagrams(sock: socket.socket) -> None:
+        """Errors are told by the error queue, with the destination that they are about."""
+
+    def claim_port(sock: socket.socket) -> None:
+        """A port whose last user has just gone may be bound to; others cannot have it meanwhile."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def send_vector(sock: socket.socket, views: list[memoryview]) -> int:

@@ -37,6 +37,7 @@ from tunstack.nat.context import Context, DatagramLease, Destination, ServiceKey
 from tunstack.nat.datagram_socket import Address, DatagramSocket, traffic_class_of, train_size_of
 from tunstack.nat.error_queue import QueuedError
 from tunstack.nat.poller import ERROR, READ
+from tunstack.nat.portable import prepare_datagrams
 from tunstack.nat.routed_udp import RoutedUdp
 from tunstack.nat.routes import Route, Routes
 
@@ -195,6 +196,7 @@ def _open_socket(family: socket.AddressFamily) -> socket.socket | None:
     except OSError:
         return None
     sock.setblocking(False)
+    prepare_datagrams(sock)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
