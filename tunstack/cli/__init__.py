@@ -25,6 +25,7 @@ COMMANDS = {
     "gateway": "be the network of virtual machines that connect to sockets",
     "packetdrill": "run packetdrill scripts against the stack, in virtual time",
     "run": "run a command in a network namespace of its own",
+    "selftest": "try what this machine can do, and report it",
 }
 """The commands, each a module of this package with a click command `command`, and what they do."""
 

@@ -12,9 +12,9 @@ from tunstack.gateway.gateway import Gateway
 from tunstack.gateway.plan import AddressPlan, PlanError
 from tunstack.ip.addresses import format_address
 from tunstack.link.devices.interface import InterfaceSettings
-from tunstack.link.devices.iphlpapi import Interfaces, system_interfaces
+from tunstack.link.devices.iphlpapi import FUNCTIONS, Interfaces, system_interfaces
 from tunstack.link.devices.wintun import open_wintun
-from tunstack.link.devices.wintun_api import Library
+from tunstack.link.devices.wintun_api import Library, find_library, load
 
 HIGHEST_METRIC = 9999
 
@@ -69,6 +69,19 @@ class AdapterSettings:
         """`plan`, in which the adapter's first address of each family is the guest's."""
         first = {len(address): address for address, _ in reversed(self.addresses)}
         return dataclasses.replace(plan, guest=first.get(4, plan.guest), guest6=first.get(16, plan.guest6))
+
+
+def missing_functions() -> list[str]:
+    """What this system's library lacks to set up an interface; everything where it is not Windows."""
+    interfaces = system_interfaces()
+    return list(FUNCTIONS) if interfaces is None else interfaces.missing()
+
+
+def describe_library() -> str:
+    """Where wintun.dll is, and whether its driver is loaded. `WintunError`: there is none."""
+    version = load().driver_version
+    driver = "its driver is not loaded yet" if version is None else f"driver {version[0]}.{version[1]}"
+    return f"{find_library()}, {driver}"
 
 
 def has_wintun() -> bool:

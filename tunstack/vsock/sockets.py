@@ -46,6 +46,7 @@ _GET_LOCAL_CID = 0x7B9
 """IOCTL_VM_SOCKETS_GET_LOCAL_CID, of /dev/vsock."""
 
 
+_WSAEAFNOSUPPORT = 10047
 NO_UNIX = "Python has no UNIX sockets on this system"
 
 
@@ -118,7 +119,12 @@ def _hyperv_socket() -> socket.socket:
         raise Unsupported("Hyper-V sockets are Windows' own; a Linux guest reaches them by vsock://")
     if sys.version_info < (3, 12):
         raise Unsupported("Hyper-V sockets need Python 3.12 or later")
-    sock = socket.socket(AF_HYPERV, socket.SOCK_STREAM, HV_PROTOCOL_RAW)
+    try:
+        sock = socket.socket(AF_HYPERV, socket.SOCK_STREAM, HV_PROTOCOL_RAW)
+    except OSError as error:
+        if error.winerror == _WSAEAFNOSUPPORT:
+            raise Unsupported("this Windows has no Hyper-V sockets: its feature Hyper-V is off") from None
+        raise
     with contextlib.suppress(OSError):
         sock.setsockopt(HV_PROTOCOL_RAW, HVSOCKET_CONNECT_TIMEOUT, int(CONNECT_TIMEOUT * 1000))
     return sock

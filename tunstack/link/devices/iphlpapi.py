@@ -13,6 +13,7 @@ Source: netioapi.h and the pages about its functions; DNS_INTERFACE_SETTINGS of 
 
 from __future__ import annotations
 
+import re
 import sys
 import uuid
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ void __stdcall InitializeIpForwardEntry(MIB_IPFORWARD_ROW2 *row);
 uint32_t __stdcall CreateIpForwardEntry2(const MIB_IPFORWARD_ROW2 *row);
 uint32_t __stdcall SetInterfaceDnsSettings(GUID guid, const DNS_INTERFACE_SETTINGS *settings);
 """
+FUNCTIONS = tuple(re.findall(r"__stdcall (\w+)", DEFINITIONS))
 IPV4, IPV6 = 2, 23
 """AF_INET and AF_INET6 as Windows counts."""
 FOREVER = 0xFFFFFFFF
@@ -132,6 +134,10 @@ class Interfaces:
     def __init__(self, functions: Any) -> None:
         """`functions`: an open library with the functions of iphlpapi.dll."""
         self._functions = functions
+
+    def missing(self) -> list[str]:
+        """The functions that this version of Windows does not have."""
+        return [name for name in FUNCTIONS if not hasattr(self._functions, name)]
 
     def luid_of(self, alias: str) -> int | None:
         """The interface that users know by `alias`, if there is one."""
