@@ -4,7 +4,8 @@
 #   make test     all tests but the slow ones; those in network namespaces need root
 #   make slow     the slow tests
 #   make test-windows  tests on Windows' own CPython under wine, which is downloaded; a minute or two
-#   make check    ruff, mypy --strict, import contracts
+#   make wheel-windows  a wheel for Windows on x86-64, in dist/; needs gcc-mingw-w64-x86-64
+#   make check    ruff, mypy --strict (for Linux and Windows), import contracts
 #   make conformance  the tests of requirements; writes docs/conformance.md
 #   make mutants  one fault at a time in a copy of the package: the test of its requirement must fail
 #   make sanitize the native tests under ASan and UBSan
@@ -32,7 +33,7 @@ INPUTS := pyproject.toml setup.py tunstack/native/build_native.py $(wildcard tun
 # Typed code beside the package; tests are checked by ruff only.
 TYPED := tunstack $(if $(wildcard bench/*.py),bench)
 
-.PHONY: demo test test-windows slow check conformance mutants sanitize fuzz bench bench-quick bench-shaping docs clean
+.PHONY: demo test test-windows wheel-windows slow check conformance mutants sanitize fuzz bench bench-quick bench-shaping docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -65,6 +66,9 @@ test: $(VENV)/.with-test
 
 test-windows: $(VENV)/.with-test
 	$(BIN)/python -m tests.windows.wine $(PYTEST_ARGS)
+
+wheel-windows: $(VENV)/.with-test
+	$(BIN)/python -m tests.windows.wheel dist
 
 slow: $(VENV)/.with-test
 	@test "$$(id -u)" = 0 || echo "make slow: not root, so tests in network namespaces are skipped; run them with: sudo make slow"
