@@ -8,6 +8,7 @@ caller is a :class:`LocalError`.
 from __future__ import annotations
 
 import enum
+import errno
 
 
 class DropReason(enum.Enum):
@@ -138,3 +139,10 @@ class DropCounters:
     def as_dict(self) -> dict[str, int]:
         """The counters that are not zero, by the name of their reason."""
         return {reason.value: n for reason, n in self._counts.items() if n}
+
+
+class WrongSystem(OSError):
+    """What was asked for is Linux' own, and this is another system."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOSYS, "this is there on Linux alone")

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunstack.errors import WrongSystem
+
 if TYPE_CHECKING:
     import trio
 
@@ -87,13 +89,13 @@ def connect(path: Path, timeout: float) -> socket.socket:
 
 def _uid() -> int:
     if sys.platform == "win32":
-        raise NotImplementedError
+        raise WrongSystem
     return os.getuid()
 
 
 def _new_socket() -> socket.socket:
     if sys.platform == "win32":
-        raise NotImplementedError
+        raise WrongSystem
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 

@@ -109,7 +109,7 @@ _OPTIONS = (
         type=click.Path(dir_okay=False),
         metavar="PATH",
         help="Where the control socket is, which 'tunstack ctl' talks to: 'none', or a path in place of "
-        "$XDG_RUNTIME_DIR/tunstack/PID.sock.",
+        "$XDG_RUNTIME_DIR/tunstack/PID.sock (Windows: a named pipe).",
     ),
     click.option("-v", "--verbose", count=True, help="Tell what happens, on stderr; twice: in detail."),
 )

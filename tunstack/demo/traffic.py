@@ -35,6 +35,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tunstack.errors import WrongSystem
+
 PERIOD = 251
 _BLOCK = PERIOD * 1024  # bytes of one send; a whole number of periods
 _RAMP = bytes(i % PERIOD for i in range(_BLOCK + PERIOD))
@@ -223,7 +225,7 @@ def in_parallel(task: Callable[[Any], None], arguments: Sequence[Any]) -> None:
 def many(address: tuple[str, int], count: int, size: int) -> dict[str, Any]:
     """`count` connections, all open at the same time, then `size` bytes of ramp up and down on each."""
     if sys.platform == "win32":
-        raise NotImplementedError  # it runs in a namespace
+        raise WrongSystem  # it runs in a namespace
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < count + 64 else soft, hard))
     start = time.monotonic()

@@ -10,6 +10,8 @@ import time
 
 import trio
 
+from tunstack.errors import WrongSystem
+
 _TFD_TIMER_ABSTIME = 1
 _NANOSECONDS = 10**9
 LONGEST_LEAD = 0.001
@@ -79,7 +81,7 @@ class Alarm:
 
 def _new_timer(libc: ctypes.CDLL) -> int:
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     fd = int(libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
     if fd < 0:
         number = ctypes.get_errno()

@@ -22,6 +22,7 @@ from typing import Any
 
 import trio
 
+from tunstack.errors import WrongSystem
 from tunstack.gateway.plan import AddressPlan
 from tunstack.ip.addresses import format_address
 
@@ -311,7 +312,7 @@ def spawn_helper(
     Not in a worker thread: the parent-death signal fires at the death of the thread that started the child.
     """
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     arguments: list[str | bytes] = [sys.executable, "-I", "-S", str(HELPER), mode, str(theirs.fileno())]
@@ -337,7 +338,7 @@ def spawn_helper(
 async def _receive(channel: trio.socket.SocketType) -> tuple[dict[str, Any], list[int], int]:
     """The helper's next message (empty at the end), the descriptors with it, its sender's process number."""
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     space = socket.CMSG_SPACE(_FD.size) + socket.CMSG_SPACE(_CREDENTIALS.size)
     try:
         data, ancillary, _, _ = await channel.recvmsg(MESSAGE_SIZE, space, socket.MSG_CMSG_CLOEXEC)
@@ -381,7 +382,7 @@ def failure_in(message: dict[str, Any]) -> NamespaceError:
 async def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for the helper, which waits for the guest's last process; kill it if that takes too long."""
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     with trio.CancelScope(shield=True):
         pidfd = os.pidfd_open(process.pid)
         try:
@@ -396,7 +397,7 @@ async def _reap(process: subprocess.Popen[bytes]) -> None:
 def _open_target(target: int | str) -> tuple[int, int, str]:
     """The pidfd (or -1), the namespace's descriptor and its path."""
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     if isinstance(target, str) and not (target.isascii() and target.isdigit()):
         try:
             # Non-blocking, lest a FIFO makes us wait; the helper finds out that it is no namespace.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import trio
 
+from tunstack.errors import WrongSystem
 from tunstack.link.devices.base import ERROR as ERROR
 from tunstack.link.devices.base import READ as READ
 from tunstack.link.devices.base import WRITE as WRITE
@@ -88,7 +89,7 @@ _EVENTS = (0, 1, 4, 5, 0, 1, 4, 5)
 
 def _new_epoll() -> Any:
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     return select.epoll()
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import trio
 
+from tunstack.errors import WrongSystem
 from tunstack.nat.linger import AF_HYPERV
 from tunstack.vsock.addresses import (
     Address,
@@ -247,7 +248,7 @@ def _bind_path(path: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
 
 def _remove_stale(path: str, kind: socket.SocketKind) -> None:
     if sys.platform == "win32":
-        raise NotImplementedError
+        raise WrongSystem
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except FileNotFoundError:

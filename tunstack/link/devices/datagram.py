@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from tunstack.errors import DropCounters, DropReason
+from tunstack.errors import DropCounters, DropReason, WrongSystem
 from tunstack.limits import MAX_FRAME
 from tunstack.link.devices.base import DeviceClosed
 from tunstack.link.devices.framed import FramedDevice
@@ -118,7 +118,7 @@ class DatagramDevice(FramedDevice):
     def _send(self, frame: bytes) -> bool:
         """False: there is no room for it now."""
         if sys.platform == "win32":
-            raise NotImplementedError  # there are no sockets of this kind
+            raise WrongSystem  # there are no sockets of this kind
         try:
             self._sock.send(frame, socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
@@ -134,7 +134,7 @@ class DatagramDevice(FramedDevice):
         if not self._is_sequence:
             return False
         if sys.platform != "linux":
-            raise NotImplementedError
+            raise WrongSystem
         poll = select.poll()
         poll.register(self._sock, select.POLLRDHUP)
         return bool(poll.poll(0))

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import trio
 
+from tunstack.errors import WrongSystem
 from tunstack.link.devices.linux import new_eventfd, read_eventfd, write_eventfd
 
 _FOREVER = 0xFFFFFFFF
@@ -66,7 +67,7 @@ class EventFds:
     def wait(self, events: Sequence[int], timeout: float | None) -> int | None:
         """See `Events`."""
         if sys.platform == "win32":
-            raise NotImplementedError
+            raise WrongSystem
         poll = select.poll()
         for event in events:
             poll.register(event, select.POLLIN)

@@ -1,7 +1,6 @@
 """System calls that Linux has and other systems lack, under one name everywhere.
 
-Elsewhere they raise NotImplementedError: nobody gets there, for the devices that need them cannot be made. So
-the modules above are read, checked and imported on every system alike.
+Elsewhere each is an error. So the modules above are read, checked and imported on every system alike.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tunstack.errors import WrongSystem
 from tunstack.packet import Buffer
 
 if sys.platform == "linux":
@@ -36,24 +36,24 @@ else:
 
     def ioctl(fd: Any, request: int, argument: Any = 0) -> Any:
         """There is none."""
-        raise NotImplementedError
+        raise WrongSystem
 
     def writev(fd: int, buffers: Sequence[Buffer]) -> int:
         """There is none."""
-        raise NotImplementedError
+        raise WrongSystem
 
     def unblock(fd: int) -> None:
         """There is none."""
-        raise NotImplementedError
+        raise WrongSystem
 
     def read_eventfd(fd: int) -> int:
         """There is none."""
-        raise NotImplementedError
+        raise WrongSystem
 
     def write_eventfd(fd: int, value: int) -> None:
         """There is none."""
-        raise NotImplementedError
+        raise WrongSystem
 
     def new_eventfd() -> int:
         """There is none."""
-        raise NotImplementedError
+        raise WrongSystem

@@ -44,7 +44,7 @@ class User:
     def ready(self) -> dict[str, Any]:
         """Wait until every interface runs: before that the kernel takes packets and drops what it sends."""
         if sys.platform != "linux":
-            raise NotImplementedError
+            raise OSError("this is there on Linux alone")
         deadline = time.monotonic() + READY_PATIENCE
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             for _, name in socket.if_nameindex():
@@ -105,7 +105,7 @@ class User:
 
     def write(self, data: str, urgent: bool = False) -> dict[str, Any]:
         if sys.platform != "linux":
-            raise NotImplementedError
+            raise OSError("this is there on Linux alone")
         flags = socket.MSG_NOSIGNAL | (socket.MSG_OOB if urgent else 0)
         return {"taken": self.conn().send(bytes.fromhex(data), flags)}
 

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunstack.errors import WrongSystem
 from tunstack.gateway.namespace import (
     MESSAGE_SIZE,
     TEARDOWN_TIMEOUT,
@@ -275,7 +276,7 @@ def start_kernel(
 def _receive_device(channel: socket.socket) -> int:
     """The TUN that the helper has made."""
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     fds = array.array("i")
     data, ancillary, _, _ = channel.recvmsg(MESSAGE_SIZE, 256, socket.MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import trio
 
 from tunstack import native
-from tunstack.errors import BadPacket
+from tunstack.errors import BadPacket, WrongSystem
 from tunstack.ip import ipv4, udp
 from tunstack.ip.addresses import BROADCAST_V4, format_address
 from tunstack.ip.header import UDP
@@ -133,7 +133,7 @@ class LeaseKeeper:
 
 def _packet_socket(name: str) -> socket.socket:
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
     code = b"".join(struct.pack("=HBBI", *line) for line in _FILTER)
     buffer = ctypes.create_string_buffer(code, len(code))
@@ -145,7 +145,7 @@ def _packet_socket(name: str) -> socket.socket:
 
 def _datagram_socket(name: str) -> socket.socket:
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())

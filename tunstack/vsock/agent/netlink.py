@@ -12,6 +12,8 @@ import struct
 import sys
 from types import TracebackType
 
+from tunstack.errors import WrongSystem
+
 RTM_NEWLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE = 16, 20, 21, 24
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE = 0x1, 0x4, 0x100, 0x400
 NLMSG_ERROR = 2
@@ -32,7 +34,7 @@ _ERROR = struct.Struct("=i")
 
 def _new_socket() -> socket.socket:
     if sys.platform != "linux":
-        raise NotImplementedError
+        raise WrongSystem
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
 
 
