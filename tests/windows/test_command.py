@@ -18,7 +18,7 @@ from tests.windows.fake_interfaces import FakeInterfaces
 from tunstack.cli import LINUX_ONLY, STOPS, main
 from tunstack.gateway import wintun as gateway_wintun
 from tunstack.gateway.plan import MACHINES, AddressPlan, PlanError
-from tunstack.gateway.wintun import AdapterSettings
+from tunstack.gateway.wintun import parse_interface, with_guest
 from tunstack.ip.addresses import parse_address
 from tunstack.link.devices import wintun
 from tunstack.link.devices.wintun_api import VARIABLE, guid_of
@@ -139,12 +139,18 @@ def test_what_windows_says_ends_it_with_its_sentence(
 
 
 def test_the_first_address_of_a_family_is_the_guests() -> None:
-    given = AdapterSettings.parse(NAME, PLAN, addresses=["fd00:7f::9", "192.168.127.8", "192.168.127.9"])
-    plan = given.guests(PLAN)
+    given = parse_interface(PLAN, addresses=["fd00:7f::9", "192.168.127.8", "192.168.127.9"])
+    plan = with_guest(PLAN, given)
     assert (plan.guest, plan.guest6) == (parse_address("192.168.127.8"), parse_address("fd00:7f::9"))
     assert len(given.addresses) == 3
     with pytest.raises(PlanError):
-        AdapterSettings.parse(NAME, PLAN, routes=["nonsense"])
+        parse_interface(PLAN, routes=["nonsense"])
+
+
+def test_options_of_an_adapter_need_one() -> None:
+    for words in (["--address", "192.168.127.9"], ["--metric", "5"], ["--use-dns"]):
+        result = CliRunner().invoke(main, ["gateway", "--listen", "qemu+tcp://127.0.0.1:1", *words])
+        assert result.exit_code == 125 and "see --wintun" in result.output
 
 
 @pytest.mark.parametrize("name", sorted(LINUX_ONLY))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunstack.gateway.gateway import Gateway
     from tunstack.gateway.link_service import LinkServices
     from tunstack.gateway.links import Link
-    from tunstack.gateway.wintun import AdapterSettings
+    from tunstack.gateway.wintun import InterfaceSettings
 
 Tell: TypeAlias = "Callable[[str], object]"
 Work: TypeAlias = "Callable[[Gateway], Awaitable[Failure | None]]"
@@ -114,7 +114,11 @@ def command(config: str | None, once: bool, **options: Any) -> None:
 
         file = ConfigFile(config)
         file.add_to(options)
-    networks = _take_networks(options) if options["wintun"] is not None else []
+    networks: list[str] = []
+    if options["wintun"] is not None:
+        networks = _take_networks(options)
+    elif options["address"] or options["metric"] is not None or options["use_dns"]:
+        raise Failure("--address, --metric and --use-dns are about an adapter; see --wintun")
     settings = Settings.from_options(layout=MACHINES, **options)
     settings.start_log()
     links = _links(options["listen"])
@@ -127,8 +131,8 @@ def command(config: str | None, once: bool, **options: Any) -> None:
             raise Failure(
                 "a gateway has either links or an adapter: --listen and --wintun exclude each other"
             )
-        adapter, settings = _adapter(settings, networks, options)
-        work = functools.partial(_serve_adapter, adapter, tell)
+        interface, settings = _interface(settings, networks, options)
+        work = functools.partial(_serve_adapter, options["wintun"], interface, tell)
     elif links:
         dhcp = None if options["no_dhcp"] else _dhcp_settings(settings, file, options)
         work = functools.partial(_serve_links, links, once, file, settings, tell)
@@ -146,18 +150,17 @@ def _take_networks(options: dict[str, Any]) -> list[str]:
     return networks
 
 
-def _adapter(
+def _interface(
     settings: Settings, networks: Sequence[str], options: dict[str, Any]
-) -> tuple[AdapterSettings, Settings]:
-    """The adapter of `--wintun`, and the settings with its addresses for the guest's."""
+) -> tuple[InterfaceSettings, Settings]:
+    """The adapter's interface, and the settings with its addresses for the guest's."""
     from tunstack.gateway.plan import PlanError
-    from tunstack.gateway.wintun import AdapterSettings, has_wintun
+    from tunstack.gateway.wintun import has_wintun, parse_interface, with_guest
 
     if not has_wintun():
         raise Failure("--wintun: there are such adapters on Windows alone; see 'tunstack attach --tun'")
     try:
-        adapter = AdapterSettings.parse(
-            options["wintun"],
+        interface = parse_interface(
             settings.plan,
             addresses=options["address"],
             routes=networks,
@@ -166,7 +169,7 @@ def _adapter(
         )
     except PlanError as error:
         raise Failure(str(error)) from None
-    return adapter, dataclasses.replace(settings, plan=adapter.guests(settings.plan))
+    return interface, dataclasses.replace(settings, plan=with_guest(settings.plan, interface))
 
 
 def _links(urls: Sequence[str]) -> list[Link]:
@@ -247,14 +250,14 @@ async def _serve_links(
         await services.run(links)
 
 
-async def _serve_adapter(adapter: AdapterSettings, tell: Tell, gateway: Gateway) -> Failure:
+async def _serve_adapter(name: str, interface: InterfaceSettings, tell: Tell, gateway: Gateway) -> Failure:
     """Be behind an adapter, until it goes."""
     from tunstack.gateway.wintun import attach_wintun, describe
 
-    async with attach_wintun(gateway, adapter):
-        tell(describe(adapter))
+    async with attach_wintun(gateway, name, interface):
+        tell(describe(name, interface))
         await gateway.wait_detached()
-    return Failure(f"the adapter '{adapter.name}' has gone")
+    return Failure(f"the adapter '{name}' has gone")
 
 
 async def _follow(

@@ -11,64 +11,44 @@ from collections.abc import AsyncIterator, Sequence
 from tunstack.gateway.gateway import Gateway
 from tunstack.gateway.plan import AddressPlan, PlanError
 from tunstack.ip.addresses import format_address
-from tunstack.link.devices.interface import InterfaceSettings
+from tunstack.link.devices.interface import InterfaceSettings as InterfaceSettings
 from tunstack.link.devices.iphlpapi import FUNCTIONS, Interfaces, system_interfaces
 from tunstack.link.devices.wintun import open_wintun
 from tunstack.link.devices.wintun_api import Library, find_library, load
 
-HIGHEST_METRIC = 9999
 
+def parse_interface(
+    plan: AddressPlan,
+    *,
+    addresses: Sequence[str] = (),
+    routes: Sequence[str] = (),
+    use_dns: bool = False,
+    metric: int | None = None,
+) -> InterfaceSettings:
+    """The interface of an adapter in the network of `plan`; a family without an address has the guest's.
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterSettings:
-    """An adapter and its interface.
+    `routes`: networks that Windows reaches by it. `use_dns`: Windows is to ask the gateway's DNS service.
+    `metric`: of its routes; None: Windows finds one.
 
-    Attributes:
-        name: what users know it by.
-        addresses: its own, with the bits of their prefixes.
-        routes: networks that it leads to, as first address and bits.
-        use_dns: whether Windows is to ask the gateway's DNS service.
-        metric: of its routes; None: Windows finds one.
+    Raises:
+        PlanError: something is no address or network, or cannot be one of the adapter.
     """
+    given = [_parse_address(text, plan) for text in addresses]
+    lengths = {len(address) for address, _ in given}
+    networks = zip(plan.guests, plan.networks, strict=True)
+    own = [(guest, length) for guest, (_, length) in networks if len(guest) not in lengths]
+    return InterfaceSettings(
+        addresses=[*given, *own],
+        routes=[_parse_network(text, plan) for text in routes],
+        resolvers=plan.resolvers if use_dns else (),
+        metric=metric,
+    )
 
-    name: str
-    addresses: Sequence[tuple[bytes, int]]
-    routes: Sequence[tuple[bytes, int]] = ()
-    use_dns: bool = False
-    metric: int | None = None
 
-    @classmethod
-    def parse(
-        cls,
-        name: str,
-        plan: AddressPlan,
-        *,
-        addresses: Sequence[str] = (),
-        routes: Sequence[str] = (),
-        use_dns: bool = False,
-        metric: int | None = None,
-    ) -> AdapterSettings:
-        """From text; a family without an address has the guest's of `plan`.
-
-        Raises:
-            PlanError: something is no address or network, or cannot be one of the adapter.
-        """
-        given = [_parse_address(text, plan) for text in addresses]
-        networks = zip(plan.guests, plan.networks, strict=True)
-        lengths = {len(address) for address, _ in given}
-        own = [(guest, length) for guest, (_, length) in networks if len(guest) not in lengths]
-        return cls(
-            name=name,
-            addresses=[*given, *own],
-            routes=[_parse_network(text, plan) for text in routes],
-            use_dns=use_dns,
-            metric=metric,
-        )
-
-    def guests(self, plan: AddressPlan) -> AddressPlan:
-        """`plan`, in which the adapter's first address of each family is the guest's."""
-        first = {len(address): address for address, _ in reversed(self.addresses)}
-        return dataclasses.replace(plan, guest=first.get(4, plan.guest), guest6=first.get(16, plan.guest6))
+def with_guest(plan: AddressPlan, interface: InterfaceSettings) -> AddressPlan:
+    """`plan`, in which the guest has the interface's first address of each family."""
+    first = {len(address): address for address, _ in reversed(interface.addresses)}
+    return dataclasses.replace(plan, guest=first.get(4, plan.guest), guest6=first.get(16, plan.guest6))
 
 
 def missing_functions() -> list[str]:
@@ -92,27 +72,22 @@ def has_wintun() -> bool:
 @contextlib.asynccontextmanager
 async def attach_wintun(
     gateway: Gateway,
-    settings: AdapterSettings,
+    name: str,
+    interface: InterfaceSettings,
     *,
     library: Library | str | os.PathLike[str] | None = None,
     interfaces: Interfaces | None = None,
 ) -> AsyncIterator[None]:
-    """Let `gateway` serve an adapter, which is there as long as the block; see `open_wintun`.
+    """Let `gateway` serve the adapter `name`, which is there as long as the block; see `open_wintun`.
 
     Raises:
         WintunError: there is no DLL, no right to make adapters, …; one sentence says what to do.
         InterfaceError: Windows does not take addresses or routes.
         RuntimeError: another device is attached.
     """
-    plan = gateway.plan
-    interface = InterfaceSettings(
-        addresses=settings.addresses,
-        routes=settings.routes,
-        resolvers=plan.resolvers if settings.use_dns else (),
-        metric=settings.metric,
-    )
+    mtu = gateway.plan.mtu
     async with open_wintun(
-        settings.name, mtu=plan.mtu, interface=interface, library=library, interfaces=interfaces
+        name, mtu=mtu, interface=interface, library=library, interfaces=interfaces
     ) as device:
         gateway.attach_device(device)
         yield
@@ -149,7 +124,7 @@ def _parse_network(text: str, plan: AddressPlan) -> tuple[bytes, int]:
     return network.network_address.packed, network.prefixlen
 
 
-def describe(settings: AdapterSettings) -> str:
+def describe(name: str, interface: InterfaceSettings) -> str:
     """One line for people."""
-    addresses = ", ".join(f"{format_address(address)}/{length}" for address, length in settings.addresses)
-    return f"adapter '{settings.name}': {addresses}"
+    addresses = ", ".join(f"{format_address(address)}/{length}" for address, length in interface.addresses)
+    return f"adapter '{name}': {addresses}"

@@ -13,7 +13,7 @@ import trio
 
 from tunstack import open_gateway
 from tunstack.gateway.plan import MACHINES, AddressPlan
-from tunstack.gateway.wintun import AdapterSettings, attach_wintun, describe_library, missing_functions
+from tunstack.gateway.wintun import attach_wintun, describe_library, missing_functions, parse_interface
 from tunstack.ip.addresses import format_address, parse_address
 from tunstack.selftest.client import NAME, Order, attempts
 from tunstack.selftest.report import Report, State
@@ -102,12 +102,12 @@ async def _adapter(report: Report) -> None:
     """An adapter with a gateway behind it, and everything that a guest would try, from here."""
     plan = AddressPlan.from_subnet(SUBNET, layout=MACHINES)
     assert plan.host is not None
-    adapter = AdapterSettings.parse(ADAPTER, plan)
+    interface = parse_interface(plan)
     hosts = {NAME: parse_address(KNOWN)}
     with Servers() as servers:
         async with (
             open_gateway(plan, host_loopback=plan.host, hosts=hosts) as gateway,
-            attach_wintun(gateway, adapter),
+            attach_wintun(gateway, ADAPTER, interface),
         ):
             report.add("adapter", State.OK, "made, with its addresses")
             order = Order(
