@@ -300,6 +300,8 @@ class Gateway(VirtualHost):
         statistics = self.tcp_statistics()
         if statistics.connections:
             log.info("TCP: %s", statistics)
+        if untold := self.nat.counters.untold:
+            log.info("UDP: %d datagrams came without their TTL and TOS", untold)
         for direction, stages in self.shaping_statistics().items():
             for stage in stages:
                 log.info("shaped %s, %s: %d in, %d out", direction, stage.stage, stage.received, stage.sent)

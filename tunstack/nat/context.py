@@ -83,6 +83,8 @@ class Counters:
     udp_mappings: int = 0
     echo_sessions: int = 0
     forwarded: int = 0
+    untold: int = 0
+    """Datagrams of whose TTL and TOS the system has said nothing."""
 
 
 class DatagramLease(Protocol):

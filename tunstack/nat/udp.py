@@ -387,6 +387,8 @@ class UdpMapping:
             except OSError:
                 self.socket.drain(now)  # an error of an earlier datagram: the read was not about it
                 continue
+            if not ancillary:
+                self._context.counters.untold += 1
             size = train_size_of(ancillary)
             if not self._pass(payload, address, traffic_class_of(ancillary), size, now):
                 continue
