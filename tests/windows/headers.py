@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 
 from tunstack.link.devices import iphlpapi, wintun_api
+from tunstack.services import windows_resolvers
 
 TYPES = {
     "GUID": "GUID",
@@ -151,6 +152,11 @@ def layout_lines() -> Iterator[str]:
                 continue
             theirs = FIELDS.get(name, {}).get(field, field)
             yield f"AT({name}, {theirs}, {kind.offset}, {ffi.sizeof(kind.type)});"
+    for name in ("IP_ADDR_STRING", "FIXED_INFO"):
+        own = windows_resolvers.ffi
+        yield f'_Static_assert(sizeof({name}) == {own.sizeof(name)}, "{name}");'
+        for field, kind in own.typeof(name).fields:
+            yield f"AT({name}, {field}, {kind.offset}, {own.sizeof(kind.type)});"
     for field, theirs in (
         ("ipv4", "Ipv4.sin_addr"),
         ("ipv6.flow", "Ipv6.sin6_flowinfo"),

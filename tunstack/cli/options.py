@@ -73,7 +73,7 @@ _OPTIONS = (
         "--dns",
         multiple=True,
         metavar="ADDRESS[:PORT]",
-        help="Ask this resolver, not the host's /etc/resolv.conf. Repeatable, in order.",
+        help="Ask this resolver, not those of the host (/etc/resolv.conf). Repeatable, in order.",
     ),
     click.option(
         "--add-host", multiple=True, metavar="NAME:IP", help="A name that DNS answers itself. Repeatable."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tunstack.gateway.dns import host_resolvers
 from tunstack.gateway.plan import AddressPlan, PlanError
 from tunstack.ip.addresses import BROADCAST_V4, Prefix, format_address, parse_address
 from tunstack.ip.header import UDP
@@ -77,7 +78,6 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
     from tunstack.services.dhcp_service import DhcpService, LeaseFileError, load
     from tunstack.services.dhcp_wire import SERVER_PORT
     from tunstack.services.local_names import ZONE, parse_name
-    from tunstack.services.resolv_conf import ResolvConf
 
     plan, stack = gateway.plan, gateway.stack
     network = Prefix(plan.network, plan.prefix)
@@ -103,7 +103,7 @@ def start_dhcp(gateway: Gateway, nursery: trio.Nursery, settings: DhcpSettings) 
         search=settings.search or (),
         lease_time=settings.lease_time or LEASE_TIME,
     )
-    resolvers = ResolvConf()
+    resolvers = host_resolvers(plan.resolvers)
     search = None if settings.search is not None else lambda now: resolvers.current(now).search
     service = DhcpService(DhcpServer(config, table, stack.drops), stack, search)
     for mac, address in settings.static.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,7 +14,7 @@ from tunstack.ip.addresses import format_address
 from tunstack.ip.header import UDP
 from tunstack.ip.udp import UdpDatagram
 from tunstack.services.local_names import ZONE, Labels, LocalName, LocalNames, Zone, parse_name
-from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf
+from tunstack.services.resolv_conf import FixedResolvers, Nameserver, ResolvConf, Upstreams
 
 if TYPE_CHECKING:
     from tunstack.gateway.gateway import Gateway
@@ -30,7 +31,7 @@ class DnsSettings:
     """What a gateway answers, and whom it asks.
 
     Attributes:
-        resolvers: in the place of those of /etc/resolv.conf, if there are any.
+        resolvers: in the place of those that this system asks itself, if there are any.
         hosts: names that are answered here.
         zones: zones that are.
         routes: resolvers for names within a zone, by the zone's name.
@@ -56,13 +57,13 @@ class GatewayDns:
             f"host.{ZONE}": [] if host_loopback is None else [host_loopback],
         }
         self._names, self._routes = self._make(settings)
-        self._upstreams = _upstreams(settings.resolvers)
+        self._upstreams = self._chosen(settings)
         self._service: DnsService | None = None
 
     def change(self, settings: DnsSettings) -> None:
         """Answer and ask by `settings` from now on; nothing changes if they cannot be (ValueError)."""
         names, routes = self._make(settings)
-        upstreams = _upstreams(settings.resolvers)
+        upstreams = self._chosen(settings)
         self._names, self._routes, self._upstreams = names, routes, upstreams
         if self._service is not None:
             self._service.names = names
@@ -76,7 +77,7 @@ class GatewayDns:
             listener = await self._gateway.open_tcp_listener(PORT, format_address(own))
             nursery.start_soon(late.serve_tcp, listener)
 
-    def _make(self, settings: DnsSettings) -> tuple[LocalNames, dict[Labels, FixedResolvers | ResolvConf]]:
+    def _make(self, settings: DnsSettings) -> tuple[LocalNames, dict[Labels, FixedResolvers]]:
         hosts = {name: list(addresses) for name, addresses in self._own.items()}
         for name, address in settings.hosts.items():
             hosts.setdefault(name, []).append(address)
@@ -87,8 +88,13 @@ class GatewayDns:
             zones.append(".".join(map(str, octets[::-1])) + ".in-addr.arpa")
         names = LocalNames(hosts, zones)
         names.others = self._find_guest
-        routes = {parse_name(zone): _upstreams(servers) for zone, servers in settings.routes.items()}
+        routes = {parse_name(zone): _fixed(servers) for zone, servers in settings.routes.items()}
         return names, routes
+
+    def _chosen(self, settings: DnsSettings) -> Upstreams:
+        if settings.resolvers:
+            return _fixed(settings.resolvers)
+        return host_resolvers(self._gateway.plan.resolvers)
 
     def _find_guest(self, name: Labels) -> LocalName | None:
         guests = self._gateway.guest_names
@@ -138,6 +144,14 @@ class DnsDatagrams:
         self._gateway.stack.send_udp(self._own, PORT, address, port, answer, now)
 
 
-def _upstreams(servers: Servers) -> FixedResolvers | ResolvConf:
-    listed = [Nameserver(address, port=port) for address, port in servers]
-    return FixedResolvers(listed) if listed else ResolvConf()
+def host_resolvers(own: Container[bytes]) -> Upstreams:
+    """Those that this system asks itself; `own` are the gateway's addresses, which may be among them."""
+    if sys.platform == "win32":
+        from tunstack.services.windows_resolvers import WindowsResolvers
+
+        return WindowsResolvers(own)
+    return ResolvConf()
+
+
+def _fixed(servers: Servers) -> FixedResolvers:
+    return FixedResolvers([Nameserver(address, port=port) for address, port in servers])

@@ -22,7 +22,7 @@ from typing import Any
 import cffi
 
 if sys.platform == "win32":
-    from tunstack.link.devices import dll
+    from tunstack import dll
 
 DEFINITIONS = """
 typedef struct { uint32_t data1; uint16_t data2, data3; uint8_t data4[8]; } GUID;

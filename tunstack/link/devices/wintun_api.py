@@ -29,7 +29,7 @@ import cffi
 from tunstack.link.devices.base import DeviceClosed
 
 if sys.platform == "win32":
-    from tunstack.link.devices import dll
+    from tunstack import dll
 
 log = logging.getLogger(__name__)
 
