@@ -1,4 +1,4 @@
-"""Libraries of Windows, loaded only from where nobody else can have put them.
+"""Libraries of Windows, loaded only from where nobody else can have put them, and their errors.
 
 A plain search would also look in the current directory and in PATH. Source: LoadLibraryExW's page.
 """
@@ -6,12 +6,29 @@ A plain search would also look in the current directory and in PATH. Source: Loa
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import cffi
 
 SEARCH_DLL_DIRECTORY, SEARCH_APPLICATION, SEARCH_SYSTEM = 0x100, 0x200, 0x800
 """LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR, _APPLICATION_DIR, _SYSTEM32."""
+
+
+class DllError(OSError):
+    """A library has refused; the message is one sentence that says what to do.
+
+    Attributes:
+        code: the error of Windows.
+    """
+
+    sentences: ClassVar[Mapping[int, str]] = {}
+    """What to say of an error."""
+
+    def __init__(self, code: int, what: str) -> None:
+        super().__init__(code, f"{what}: {self.sentences.get(code, f'Windows says error {code}')}")
+        self.code = code
+
 
 if sys.platform == "win32":
     _ffi: Any = cffi.FFI()

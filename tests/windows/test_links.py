@@ -5,38 +5,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
 
-from tests.windows.test_gateway import echo, exchange, tcp_server
+from tests.windows.test_gateway import POLLERS, echo, exchange, tcp_server, the_poller  # noqa: F401 - a fixture
 from tunstack import Gateway, open_gateway
 from tunstack.errors import DropReason
-from tunstack.gateway import gateway as gateway_module
 from tunstack.gateway.link_service import LinkServices
 from tunstack.gateway.links import Link
 from tunstack.gateway.plan import MACHINES, AddressPlan
 from tunstack.ip.addresses import parse_address
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.framings import QEMU
-from tunstack.nat.poller import Poller, new_poller
-from tunstack.nat.task_poller import TaskPoller
-from tunstack.testing import guest as guest_module
 from tunstack.testing.guest import GuestHost, open_guest
 
 PLAN = AddressPlan.from_subnet(layout=MACHINES)
 HOST = "192.168.127.254"
 """Means the host's 127.0.0.1."""
-POLLERS: list[Callable[[], Poller]] = [TaskPoller] if sys.platform == "win32" else [new_poller, TaskPoller]
 pytestmark = pytest.mark.parametrize("poller", POLLERS)
-
-
-@pytest.fixture(autouse=True)
-def the_poller(poller: Callable[[], Poller], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (gateway_module, guest_module):
-        monkeypatch.setattr(module, "new_poller", poller)
 
 
 @contextlib.asynccontextmanager

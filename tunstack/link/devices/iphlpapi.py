@@ -21,8 +21,7 @@ from typing import Any
 
 import cffi
 
-if sys.platform == "win32":
-    from tunstack import dll
+from tunstack import dll
 
 DEFINITIONS = """
 typedef struct { uint32_t data1; uint16_t data2, data3; uint8_t data4[8]; } GUID;
@@ -116,16 +115,10 @@ ffi: Any = cffi.FFI()
 ffi.cdef(DEFINITIONS)
 
 
-class InterfaceError(OSError):
-    """Windows has refused to change an interface; the message is one sentence that says what to do.
+class InterfaceError(dll.DllError):
+    """Windows has refused to change an interface."""
 
-    Attributes:
-        code: the error of Windows.
-    """
-
-    def __init__(self, code: int, what: str) -> None:
-        super().__init__(code, f"{what}: {_SENTENCES.get(code, f'Windows says error {code}')}")
-        self.code = code
+    sentences = _SENTENCES
 
 
 class Interfaces:

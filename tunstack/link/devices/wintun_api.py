@@ -26,10 +26,8 @@ from typing import Any
 
 import cffi
 
+from tunstack import dll
 from tunstack.link.devices.base import DeviceClosed
-
-if sys.platform == "win32":
-    from tunstack import dll
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +81,10 @@ ffi: Any = cffi.FFI()
 ffi.cdef(DEFINITIONS)
 
 
-class WintunError(OSError):
-    """Wintun has refused; the message is one sentence that says what to do.
+class WintunError(dll.DllError):
+    """Wintun has refused."""
 
-    Attributes:
-        code: the error of Windows.
-    """
-
-    def __init__(self, code: int, what: str) -> None:
-        super().__init__(code, f"{what}: {_SENTENCES.get(code, f'Windows says error {code}')}")
-        self.code = code
+    sentences = _SENTENCES
 
 
 def guid_of(name: str, attempt: int = 0) -> uuid.UUID:
