@@ -69,6 +69,31 @@ if sys.platform == "win32":
                 async with control_socket(gateway, "C:\\not a pipe"):
                     pass
 
+    async def test_as_many_clients_as_there_can_be_hold_nobody_up_for_ever() -> None:
+        name = f"{FOLDER}tunstack full {os.getpid()}"
+        served = 0
+
+        async def wait(stream: named_pipes.NamedPipe) -> None:
+            nonlocal served
+            served += 1
+            await stream.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, wait, [PipeListener(name)])
+            clients = []
+            for _ in range(named_pipes.MOST):
+                clients.append(await trio.to_thread.run_sync(named_pipes.PipeClient, name, 5))
+            with pytest.raises(OSError):
+                await trio.to_thread.run_sync(named_pipes.PipeClient, name, 0.1)
+            for client in clients[:2]:
+                client.__exit__()
+            clients.append(await trio.to_thread.run_sync(named_pipes.PipeClient, name, 5))
+            while served < named_pipes.MOST + 1:
+                await trio.sleep(0.01)
+            for client in clients[2:]:
+                client.__exit__()
+            nursery.cancel_scope.cancel()
+
     async def test_nobody_is_there() -> None:
         with pytest.raises(OSError):
             ask(Path(FOLDER + "tunstack nobody"), "GET", SHAPING)

@@ -4,10 +4,9 @@ Which there are is told by empty files `PID.pipe` in `%LOCALAPPDATA%\tunstack`; 
 has left there counts for nothing.
 
 Theory of operation. A server has an instance of the pipe that waits for a client, and makes the next one when
-that has come. All I/O is overlapped, and trio's completion port tells of its end. Windows lets the owner, its
-administrators and the system write to a pipe, and everybody read, of which a client that cannot ask gets
-nothing; and it turns clients of other machines away. The first instance claims the name: whoever has it
-already is an error, so nobody is talked to in our place.
+that has come. All I/O is overlapped, and trio's completion port tells of its end. The pipe is open to this
+user, administrators and the system, and not to other machines. The first instance claims the name: whoever
+has it already is an error, so nobody is talked to in our place.
 
 A client waits neither for ever nor in a completion port: it looks whether there is something to read.
 """
@@ -29,6 +28,8 @@ FOLDER = "\\\\.\\pipe\\"
 PREFIX = "tunstack-"
 SIZE = 65536
 """Bytes of the pipe's buffers, and of one read."""
+MOST = 80
+"""Clients that may be connected at once; below 255, which stands for any number."""
 PAUSE = 0.01
 """Seconds between two looks of a client."""
 
@@ -38,7 +39,7 @@ if sys.platform == "win32":
     import cffi
 
     _ACCESS_DUPLEX, _FIRST_INSTANCE, _OVERLAPPED = 0x3, 0x80000, 0x40000000
-    _REJECT_REMOTE, _MOST_INSTANCES = 0x8, 255
+    _REJECT_REMOTE = 0x8
     _READ_AND_WRITE, _OPEN_EXISTING, _ANONYMOUS = 0xC0000000, 3, 0x100000
     """The server is not to know who we are: SECURITY_SQOS_PRESENT with SECURITY_ANONYMOUS."""
     _PIPE_BUSY, _NO_DATA, _PIPE_CONNECTED, _IO_PENDING = 231, 232, 535, 997
@@ -53,6 +54,15 @@ if sys.platform == "win32":
     int32_t __stdcall WaitNamedPipeW(const wchar_t *name, uint32_t timeout);
     intptr_t __stdcall CreateFileW(const wchar_t *name, uint32_t access, uint32_t share, void *security,
         uint32_t creation, uint32_t flags, void *template);
+    typedef struct { uint32_t length; void *descriptor; int32_t inherit; } security;
+    intptr_t __stdcall GetCurrentProcess(void);
+    int32_t __stdcall OpenProcessToken(intptr_t process, uint32_t access, intptr_t *token);
+    int32_t __stdcall GetTokenInformation(intptr_t token, int32_t what, void *out, uint32_t size,
+        uint32_t *used);
+    int32_t __stdcall ConvertSidToStringSidW(void *sid, wchar_t **text);
+    int32_t __stdcall ConvertStringSecurityDescriptorToSecurityDescriptorW(const wchar_t *text,
+        uint32_t revision, void **descriptor, uint32_t *size);
+    void *__stdcall LocalFree(void *memory);
     int32_t __stdcall ConnectNamedPipe(intptr_t pipe, overlapped *operation);
     int32_t __stdcall PeekNamedPipe(intptr_t pipe, void *buffer, uint32_t size, uint32_t *read,
         uint32_t *there, uint32_t *left);
@@ -60,6 +70,8 @@ if sys.platform == "win32":
     uint32_t __stdcall GetLastError(void);
     """)
     _kernel: Any = _ffi.dlopen("kernel32.dll")
+    _rights: Any = _ffi.dlopen("advapi32.dll")
+    _TOKEN_QUERY, _TOKEN_USER, _SDDL_REVISION = 0x8, 1, 1
 
     class NamedPipe(trio.abc.HalfCloseableStream):
         """A client, as the server sees it."""
@@ -122,13 +134,21 @@ if sys.platform == "win32":
             self._name = name
             if _is_served(name):
                 raise OSError(errno.EADDRINUSE, "somebody has this pipe", name)
+            self._security = _ffi.new("security *")
+            self._security.length = _ffi.sizeof("security")
+            self._descriptor = self._security.descriptor = _only_for_us()
             self._next = self._instance(_FIRST_INSTANCE)
 
         async def accept(self) -> NamedPipe:
             """See `trio.abc.Listener`."""
             while True:
-                if not self._next:
-                    self._next = self._instance(0)
+                while not self._next:
+                    try:
+                        self._next = self._instance(0)
+                    except OSError as error:
+                        if error.winerror != _PIPE_BUSY:
+                            raise
+                        await trio.sleep(PAUSE)  # all that there may be have clients
                 operation = _ffi.new("overlapped *")
                 code = 0
                 if not _kernel.ConnectNamedPipe(self._next, operation):
@@ -155,7 +175,7 @@ if sys.platform == "win32":
             access = _ACCESS_DUPLEX | _OVERLAPPED | flags
             handle = int(
                 _kernel.CreateNamedPipeW(
-                    self._name, access, _REJECT_REMOTE, _MOST_INSTANCES, SIZE, SIZE, 0, _ffi.NULL
+                    self._name, access, _REJECT_REMOTE, MOST, SIZE, SIZE, 0, self._security
                 )
             )
             if handle == -1:
@@ -163,6 +183,30 @@ if sys.platform == "win32":
                 raise OSError(None, "it is no name of a pipe, or not ours", self._name, code)
             trio.lowlevel.register_with_iocp(handle)
             return handle
+
+    def _only_for_us() -> Any:
+        """A security descriptor for this user, administrators and the system."""
+        token, size, memory = _ffi.new("intptr_t *"), _ffi.new("uint32_t *"), _ffi.new("void *[64]")
+        if not _rights.OpenProcessToken(_kernel.GetCurrentProcess(), _TOKEN_QUERY, token):
+            raise _last_error("this user is not known")
+        try:
+            # TOKEN_USER begins with a pointer to the SID, which lies behind it.
+            if not _rights.GetTokenInformation(token[0], _TOKEN_USER, memory, _ffi.sizeof(memory), size):
+                raise _last_error("this user is not known")
+        finally:
+            _kernel.CloseHandle(token[0])
+        text, descriptor = _ffi.new("wchar_t **"), _ffi.new("void **")
+        if not _rights.ConvertSidToStringSidW(memory[0], text):
+            raise _last_error("this user is not known")
+        rules = f"D:P(A;;GA;;;{_ffi.string(text[0])})(A;;GA;;;BA)(A;;GA;;;SY)"
+        _kernel.LocalFree(text[0])
+        make = _rights.ConvertStringSecurityDescriptorToSecurityDescriptorW
+        if not make(rules, _SDDL_REVISION, descriptor, _ffi.NULL):
+            raise _last_error("the rights of a pipe cannot be made")
+        return _ffi.gc(descriptor[0], _kernel.LocalFree)
+
+    def _last_error(what: str) -> OSError:
+        return OSError(None, what, None, _kernel.GetLastError())
 
     class PipeClient:
         """A connection to a server, with what is used of a socket."""
