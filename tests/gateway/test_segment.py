@@ -19,7 +19,7 @@ from tunstack.gateway.plan import DEFAULT_PLAN
 from tunstack.ip.addresses import format_address
 from tunstack.limits import Limits
 from tunstack.link.devices.memory import memory_pair
-from tunstack.link.devices.segment import Port
+from tunstack.link.devices.port import Port
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.tcp.connection import Connection
 from tunstack.testing.guest import open_guest

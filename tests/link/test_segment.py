@@ -27,7 +27,8 @@ from tunstack.errors import DropCounters, DropReason
 from tunstack.limits import MAX_FRAME, Limits
 from tunstack.link.devices.datagram import DatagramDevice
 from tunstack.link.devices.framed import FramedDevice, lent_offloads
-from tunstack.link.devices.segment import TRUST, Port, SegmentDevice
+from tunstack.link.devices.port import Port
+from tunstack.link.devices.segment import TRUST, SegmentDevice
 from tunstack.link.devices.stream import StreamDevice
 from tunstack.link.ethernet import BROADCAST
 from tunstack.link.guard import AGE

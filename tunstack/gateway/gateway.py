@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from tunstack.gateway.dhcp import DhcpSettings
     from tunstack.gateway.namespace import Attachment
     from tunstack.link.devices.framed import FramedDevice
-    from tunstack.link.devices.segment import Port, SegmentDevice
+    from tunstack.link.devices.port import Port
+    from tunstack.link.devices.segment import SegmentDevice
     from tunstack.link.framings import Framing
     from tunstack.link.shaping.scenario import Scenario
     from tunstack.link.shaping.spec import ShapeSpec
