@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 
 import pytest
+import trio
 
+from tunstack.gateway.namespace import Guest, NamespaceOptions, start_in_namespace
+from tunstack.gateway.plan import AddressPlan
 from tunstack.native import fastpath
-from tunstack.selftest import client, servers
+from tunstack.selftest import client, linux, servers
 from tunstack.selftest.client import Order
 from tunstack.selftest.report import Report, State
 from tunstack.selftest.servers import Servers
@@ -121,3 +126,19 @@ def test_a_report_counts_and_tells() -> None:
         "  FAILED     other                      there is none",
     ]
     assert report.summary() == "1 ok, 1 not there, 1 FAILED"
+
+
+@pytest.mark.netns
+async def test_a_guest_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleeping(
+        command: Sequence[str], plan: AddressPlan, options: NamespaceOptions
+    ) -> contextlib.AbstractAsyncContextManager[Guest]:
+        return start_in_namespace(["sleep", "100"], plan, options)
+
+    monkeypatch.setattr(linux, "start_in_namespace", sleeping)
+    monkeypatch.setattr(linux, "LIMIT", 1.0)
+    report = Report(print)
+    with trio.fail_after(60):
+        await linux.check(report)
+    failed = [check.what for check in report.checks if check.state is State.FAILED]
+    assert failed == ["TAP: a guest", "TUN: a guest"]

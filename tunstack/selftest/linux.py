@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import AsyncIterator
 
 import trio
 
@@ -53,6 +54,8 @@ async def check(report: Report) -> None:
                 await _guest(report, name, layer3)
         except NamespaceError as error:
             report.add(f"{name}: a guest", State.FAILED, str(error))
+        except OSError as error:
+            report.add(f"{name}: a guest", State.FAILED, error.strerror or str(error))
         except trio.TooSlowError:
             report.add(f"{name}: a guest", State.FAILED, f"not done within {LIMIT:.0f} s")
 
@@ -81,7 +84,7 @@ async def _guest(report: Report, name: str, layer3: bool) -> None:
     """A guest that tries everything, and what the gateway says of it."""
     plan = DEFAULT_PLAN
     incoming, outgoing = os.pipe()
-    with Servers() as servers, open(incoming, encoding="utf-8") as lines:
+    with Servers() as servers:
         try:
             order = Order(
                 gateways=[format_address(address) for address in plan.gateways],
@@ -95,6 +98,7 @@ async def _guest(report: Report, name: str, layer3: bool) -> None:
             command = [sys.executable, "-m", "tunstack.selftest.client", *words]
             options = NamespaceOptions(layer3=layer3, pass_fds=(outgoing,))
             async with (
+                trio.lowlevel.FdStream(incoming) as told,
                 start_in_namespace(command, plan, options) as guest,
                 open_gateway(
                     plan, host_loopback=parse_address(HOST), hosts={NAME: parse_address(KNOWN)}
@@ -105,8 +109,7 @@ async def _guest(report: Report, name: str, layer3: bool) -> None:
                 await guest.start()
                 os.close(outgoing)
                 outgoing = -1
-                reader = trio.wrap_file(lines)
-                async for line in reader:
+                async for line in _lines(told):
                     what, is_well, detail = json.loads(line)
                     report.add(f"{name}: {what}", State.OK if is_well else State.FAILED, detail)
                 status = await guest.wait()
@@ -116,6 +119,15 @@ async def _guest(report: Report, name: str, layer3: bool) -> None:
         finally:
             if outgoing >= 0:
                 os.close(outgoing)
+
+
+async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:
+    """The lines that come, until the end; a thread that reads a file could not be cancelled."""
+    rest = b""
+    async for data in stream:
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line
 
 
 def _offloads(gateway: Gateway) -> str:
