@@ -2,7 +2,8 @@
  * Windows refuses.
  *
  * Built by mingw it has the structures and prototypes of Windows' own headers, so that fields in the wrong
- * place show; elsewhere they are written down here. Functions with Fake in their name are for tests. */
+ * place show; elsewhere they are written down here, once more and by their own names, for a copy of what the
+ * code under test has would have its mistakes. Functions with Fake in their name are for tests. */
 
 #include <stdarg.h>
 #include <stdint.h>

@@ -14,16 +14,8 @@ from collections.abc import Iterator
 from tunstack.link.devices import iphlpapi, wintun_api
 from tunstack.services import windows_resolvers
 
-TYPES = {
-    "GUID": "GUID",
-    "MIB_UNICASTIPADDRESS_ROW": "MIB_UNICASTIPADDRESS_ROW",
-    "MIB_IPINTERFACE_ROW": "MIB_IPINTERFACE_ROW",
-    "MIB_IPFORWARD_ROW2": "MIB_IPFORWARD_ROW2",
-    "char16_t": "WCHAR",
-    "uint64_t": "NET_LUID",
-    "uint32_t": "NETIO_STATUS",
-}
-"""What cffi is told, and how the headers call the same."""
+TYPES = {"char16_t": "WCHAR", "uint64_t": "NET_LUID"}
+"""What cffi is told, and how the headers call the same, where they do not use the same name."""
 NOT_IN_MINGW = {"SetInterfaceDnsSettings", "DNS_INTERFACE_SETTINGS"}
 """The headers of Debian 12 are older than these."""
 FIELDS = {"GUID": {"data1": "Data1", "data2": "Data2", "data3": "Data3", "data4": "Data4"}}
@@ -133,7 +125,7 @@ def interface_lines() -> Iterator[str]:
         words = []
         for parameter in parameters.split(", "):
             kind, _, own = parameter.rpartition(" ")
-            kind = re.sub(r"\w+$", lambda match: TYPES[match[0]], kind)
+            kind = re.sub(r"\w+$", lambda match: TYPES.get(match[0], match[0]), kind)
             words.append(kind + "*" * own.count("*"))
         gives = {"void": "VOID", "uint32_t": "NETIO_STATUS"}[result]
         yield f"SAME(__typeof__({name}), {gives} NETIOAPI_API_ ({', '.join(words)}));"
@@ -141,31 +133,26 @@ def interface_lines() -> Iterator[str]:
 
 def layout_lines() -> Iterator[str]:
     """Where the fields of the structures lie."""
-    ffi = iphlpapi.ffi
     on_lines = re.findall(r"^\} (\w+);", iphlpapi.DEFINITIONS, flags=re.MULTILINE)
-    for name in (*on_lines, "IP_ADDRESS_PREFIX", "GUID"):
-        if name in NOT_IN_MINGW:
-            continue
-        yield f'_Static_assert(sizeof({name}) == {ffi.sizeof(name)}, "{name}");'
-        for field, kind in ffi.typeof(name).fields:
-            if name == "SOCKADDR_INET" and field in ELSEWHERE:
+    of_interfaces = [*on_lines, "IP_ADDRESS_PREFIX", "GUID"]
+    of_resolvers = ["IP_ADDR_STRING", "FIXED_INFO"]
+    for ffi, names in ((iphlpapi.ffi, of_interfaces), (windows_resolvers.ffi, of_resolvers)):
+        for name in names:
+            if name in NOT_IN_MINGW:
                 continue
-            theirs = FIELDS.get(name, {}).get(field, field)
-            yield f"AT({name}, {theirs}, {kind.offset}, {ffi.sizeof(kind.type)});"
-    for name in ("IP_ADDR_STRING", "FIXED_INFO"):
-        own = windows_resolvers.ffi
-        yield f'_Static_assert(sizeof({name}) == {own.sizeof(name)}, "{name}");'
-        for field, kind in own.typeof(name).fields:
-            yield f"AT({name}, {field}, {kind.offset}, {own.sizeof(kind.type)});"
-    for field, theirs in (
-        ("ipv4", "Ipv4.sin_addr"),
-        ("ipv6.flow", "Ipv6.sin6_flowinfo"),
-        ("ipv6.address", "Ipv6.sin6_addr"),
-        ("ipv6.scope", "Ipv6.sin6_scope_id"),
+            yield f'_Static_assert(sizeof({name}) == {ffi.sizeof(name)}, "{name}");'
+            for field, kind in ffi.typeof(name).fields:
+                if name == "SOCKADDR_INET" and field in ELSEWHERE:
+                    continue
+                theirs = FIELDS.get(name, {}).get(field, field)
+                yield f"AT({name}, {theirs}, {kind.offset}, {ffi.sizeof(kind.type)});"
+    for path, theirs, size in (
+        (("ipv4",), "Ipv4.sin_addr", 4),
+        (("ipv6", "flow"), "Ipv6.sin6_flowinfo", 4),
+        (("ipv6", "address"), "Ipv6.sin6_addr", 16),
+        (("ipv6", "scope"), "Ipv6.sin6_scope_id", 4),
     ):
-        path = field.split(".")
-        sizes = {"ipv4": 4, "ipv6.flow": 4, "ipv6.address": 16, "ipv6.scope": 4}
-        yield f"AT(SOCKADDR_INET, {theirs}, {ffi.offsetof('SOCKADDR_INET', *path)}, {sizes[field]});"
+        yield f"AT(SOCKADDR_INET, {theirs}, {iphlpapi.ffi.offsetof('SOCKADDR_INET', *path)}, {size});"
 
 
 def constant_lines() -> Iterator[str]:

@@ -19,7 +19,9 @@ from tunstack.cli import LINUX_ONLY, STOPS, main
 from tunstack.gateway import wintun as gateway_wintun
 from tunstack.gateway.plan import MACHINES, AddressPlan, PlanError
 from tunstack.gateway.wintun import parse_interface, with_guest
+from tunstack.ip import ipv4
 from tunstack.ip.addresses import parse_address
+from tunstack.ip.header import ICMP
 from tunstack.link.devices import wintun
 from tunstack.link.devices.wintun_api import VARIABLE, guid_of
 
@@ -62,13 +64,8 @@ def when_open(action: object, *arguments: object) -> threading.Thread:
 
 def ping(source: str, destination: str) -> bytes:
     """An echo request over IPv4."""
-    head = bytearray(bytes.fromhex("4500001c000100004001") + bytes(2))
-    head += parse_address(source) + parse_address(destination)
-    total = sum(int.from_bytes(head[i : i + 2], "big") for i in range(0, 20, 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    head[10:12] = (~total & 0xFFFF).to_bytes(2, "big")
-    return bytes(head) + ECHO_REQUEST
+    addresses = parse_address(source), parse_address(destination)
+    return ipv4.emit(*addresses, ICMP, len(ECHO_REQUEST)) + ECHO_REQUEST
 
 
 def test_an_adapter_is_made_and_answered_until_it_goes(interfaces: FakeInterfaces) -> None:

@@ -24,6 +24,8 @@ from typing import Any
 
 import trio
 
+from tunstack.api.unix_sockets import numbered
+
 FOLDER = "\\\\.\\pipe\\"
 PREFIX = "tunstack-"
 SIZE = 65536
@@ -179,8 +181,7 @@ if sys.platform == "win32":
                 )
             )
             if handle == -1:
-                code = _kernel.GetLastError()
-                raise OSError(None, "it is no name of a pipe, or not ours", self._name, code)
+                raise _last_error("it is no name of a pipe, or not ours", self._name)
             trio.lowlevel.register_with_iocp(handle)
             return handle
 
@@ -205,8 +206,8 @@ if sys.platform == "win32":
             raise _last_error("the rights of a pipe cannot be made")
         return _ffi.gc(descriptor[0], _kernel.LocalFree)
 
-    def _last_error(what: str) -> OSError:
-        return OSError(None, what, None, _kernel.GetLastError())
+    def _last_error(what: str, name: str | None = None) -> OSError:
+        return OSError(None, what, name, _kernel.GetLastError())
 
     class PipeClient:
         """A connection to a server, with what is used of a socket."""
@@ -223,9 +224,9 @@ if sys.platform == "win32":
                 )
                 if self._handle != -1:
                     break
-                code = _kernel.GetLastError()
-                if code != _PIPE_BUSY or time.monotonic() > deadline:
-                    raise OSError(None, "nobody answers", name, code)
+                error = _last_error("nobody answers", name)
+                if error.winerror != _PIPE_BUSY or time.monotonic() > deadline:
+                    raise error
                 time.sleep(PAUSE)
             self._file = os.fdopen(msvcrt.open_osfhandle(self._handle, 0), "r+b", buffering=0)
 
@@ -260,22 +261,21 @@ if sys.platform == "win32":
     def running() -> dict[int, Path]:
         """The pipes that somebody serves, by the number of the process."""
         found = {}
-        with contextlib.suppress(OSError):
-            for path in runtime_directory().glob("*.pipe"):
-                if path.stem.isascii() and path.stem.isdecimal():
-                    name = f"{FOLDER}{PREFIX}{path.stem}"
-                    if _is_served(name):
-                        found[int(path.stem)] = Path(name)
-                    else:
-                        path.unlink(missing_ok=True)
+        for path in numbered(runtime_directory(), "pipe"):
+            pipe = _pipe_of(int(path.stem))
+            if _is_served(str(pipe)):
+                found[int(path.stem)] = pipe
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
         return dict(sorted(found.items()))
 
     def own_place() -> Path:
         """Where this process's is to be; others are told. OSError."""
-        directory = runtime_directory()
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{os.getpid()}.pipe").touch()
-        return Path(f"{FOLDER}{PREFIX}{os.getpid()}")
+        note = _own_note()
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+        return _pipe_of(os.getpid())
 
     def listen(path: Path) -> PipeListener:
         """A listener at `path`. OSError."""
@@ -283,8 +283,14 @@ if sys.platform == "win32":
 
     def remove(path: Path) -> None:
         """Tell nobody of it any more; the pipe goes with its listener."""
-        if path == Path(f"{FOLDER}{PREFIX}{os.getpid()}"):
-            (runtime_directory() / f"{os.getpid()}.pipe").unlink(missing_ok=True)
+        if path == _pipe_of(os.getpid()):
+            _own_note().unlink(missing_ok=True)
+
+    def _pipe_of(pid: int) -> Path:
+        return Path(f"{FOLDER}{PREFIX}{pid}")
+
+    def _own_note() -> Path:
+        return runtime_directory() / f"{os.getpid()}.pipe"
 
     def _is_served(name: str) -> bool:
         return bool(_kernel.WaitNamedPipeW(name, 1)) or _kernel.GetLastError() not in _NOBODY

@@ -40,7 +40,7 @@ def runtime_directory() -> Path:
 def running() -> dict[int, Path]:
     """The control sockets that somebody serves, by the number of the process."""
     found: dict[int, Path] = {}
-    for path in _sockets(runtime_directory()):
+    for path in numbered(runtime_directory(), "sock"):
         if _is_served(path):
             found[int(path.stem)] = path
     return found
@@ -99,9 +99,10 @@ def _new_socket() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-def _sockets(directory: Path) -> Iterator[Path]:
+def numbered(directory: Path, suffix: str) -> Iterator[Path]:
+    """The files of a directory, which may not be there, whose names are the numbers of processes."""
     with contextlib.suppress(OSError):
-        for path in sorted(directory.glob("*.sock")):
+        for path in sorted(directory.glob(f"*.{suffix}")):
             if path.stem.isascii() and path.stem.isdecimal():
                 yield path
 
@@ -125,7 +126,7 @@ def _prepare(directory: Path) -> None:
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != _uid() or status.st_mode & 0o077:
         raise OSError(errno.EPERM, "the directory is not this user's alone", str(directory))
-    for path in _sockets(directory):
+    for path in numbered(directory, "sock"):
         if not _is_served(path):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

@@ -166,16 +166,10 @@ class _Main(click.Group):
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        click.echo(f"tunstack {tunstack.__version__} ({_describe_build()})")
+        from tunstack import native
+
+        click.echo(f"tunstack {tunstack.__version__} ({native.describe_build()})")
         ctx.exit()
-
-
-def _describe_build() -> str:
-    """What moves the bytes, and whether the protocol core is compiled."""
-    from tunstack import native, timers
-
-    helper = "C helper" if native.implementation == "c" else "Python twin of the C helper"
-    return f"{helper}, {'interpreted' if timers.__file__.endswith('.py') else 'compiled'} core"
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

@@ -108,17 +108,14 @@ def command(config: str | None, once: bool, **options: Any) -> None:
       tunstack gateway --listen 'qemu+tcp://127.0.0.1:5555?connect=yes' --once
       tunstack gateway --wintun tunstack --route 198.51.100.0/24 --route 198.51.100.0/24=socks5://127.0.0.1:1080
     """
+    # The help is what makes this function long.
     file = None
     if config is not None:
         from tunstack.cli.config_file import ConfigFile
 
         file = ConfigFile(config)
         file.add_to(options)
-    networks: list[str] = []
-    if options["wintun"] is not None:
-        networks = _take_networks(options)
-    elif options["address"] or options["metric"] is not None or options["use_dns"]:
-        raise Failure("--address, --metric and --use-dns are about an adapter; see --wintun")
+    networks = _take_networks(options)
     settings = Settings.from_options(layout=MACHINES, **options)
     settings.start_log()
     links = _links(options["listen"])
@@ -144,7 +141,11 @@ def command(config: str | None, once: bool, **options: Any) -> None:
 
 
 def _take_networks(options: dict[str, Any]) -> list[str]:
-    """Take those of `--route` that lead to no target out of the options."""
+    """Take those of `--route` that an adapter leads to, and not to a target, out of the options."""
+    if options["wintun"] is None:
+        if options["address"] or options["metric"] is not None or options["use_dns"]:
+            raise Failure("--address, --metric and --use-dns are about an adapter; see --wintun")
+        return []
     networks = [text for text in options["route"] if "=" not in text]
     options["route"] = tuple(text for text in options["route"] if "=" in text)
     return networks

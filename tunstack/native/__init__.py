@@ -30,9 +30,19 @@ else:
             "its slower Python twin is used: reinstall tunstack with a C compiler at hand"
         )
 
+
+def describe_build() -> str:
+    """What moves the bytes, and whether the protocol core is compiled."""
+    from tunstack import timers
+
+    helper = "C helper" if implementation == "c" else "Python twin of the C helper"
+    return f"{helper}, {'interpreted' if timers.__file__.endswith('.py') else 'compiled'} core"
+
+
 __all__ = [
     "coalesce",
     "complete_checksum",
+    "describe_build",
     "implementation",
     "ones_sum",
     "ones_sum_views",

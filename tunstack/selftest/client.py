@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 import shutil
 import socket
 import struct
@@ -18,13 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from tunstack.gateway.plan import AddressPlan
+from tunstack.ip.addresses import format_address
 from tunstack.selftest import servers
 
 SIZE = 32 << 20
 """Bytes of a transfer."""
 DATAGRAMS = (1, 64, 512, 1400)
 PATIENCE = 10.0
-NAME = "selftest.tunstack.invalid"
+NAME, KNOWN = "selftest.tunstack.invalid", "192.0.2.53"
+"""A name that the gateway knows, and its address."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,18 @@ class Order:
     host: str
     tcp: int
     udp: int
-    known: str
+    known: str = KNOWN
+
+    @classmethod
+    def of(cls, plan: AddressPlan, host: bytes, served: servers.Servers) -> Order:
+        """In the network of `plan`, where the address `host` means the host's loopback."""
+        return cls(
+            gateways=[format_address(address) for address in plan.gateways],
+            resolvers=[format_address(address) for address in plan.resolvers],
+            host=format_address(host),
+            tcp=served.tcp,
+            udp=served.udp,
+        )
 
 
 def attempts(order: Order) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -63,15 +76,11 @@ def ping(address: str) -> str:
     count = (
         ("-n", "2", "-w", "5000") if sys.platform == "win32" else ("-n", "-c", "2", "-i", "0.2", "-W", "5")
     )
-    done = subprocess.run(
-        ["ping", *count, address],
-        capture_output=True,
-        timeout=2 * PATIENCE,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        raise OSError(None, "no answer")
+    words, nothing = ["ping", *count, address], subprocess.DEVNULL
+    try:
+        subprocess.run(words, stdin=nothing, capture_output=True, timeout=2 * PATIENCE, check=True)
+    except subprocess.SubprocessError:
+        raise OSError(None, "no answer") from None
     return "2 of 2 answered"
 
 
@@ -91,14 +100,17 @@ def _ping_by_socket(address: str) -> str:
 
 def resolve(resolver: str, expected: str) -> str:
     """Ask for `NAME`, over TCP."""
-    labels = b"".join(bytes([len(label)]) + label.encode() for label in NAME.split("."))
-    ident = secrets.token_bytes(2)
-    query = ident + bytes.fromhex("01000001000000000000") + labels + b"\0" + bytes.fromhex("00010001")
-    with socket.create_connection((resolver, 53), PATIENCE) as sock:
-        sock.sendall(len(query).to_bytes(2, "big") + query)
-        answer = servers.receive_exactly(sock, int.from_bytes(servers.receive_exactly(sock, 2), "big"))
-    if answer[:2] != ident or answer[-4:] != socket.inet_aton(expected):
-        raise OSError(None, f"the answer is not {expected}: {answer.hex()}")
+    import dns.exception
+    import dns.message
+    import dns.query
+
+    try:
+        answer = dns.query.tcp(dns.message.make_query(NAME, "A"), resolver, PATIENCE)
+    except (dns.exception.DNSException, EOFError) as error:
+        raise OSError(None, f"no answer ({error})") from None
+    found = [record.address for records in answer.answer for record in records]
+    if found != [expected]:
+        raise OSError(None, f"the answer is not {expected}: {found}")
     return expected
 
 
@@ -137,8 +149,8 @@ def main(fd: str, order: str) -> None:
         for what, function in attempts(Order(**json.loads(order))):
             try:
                 line = [what, True, function()]
-            except (OSError, subprocess.SubprocessError) as error:
-                line = [what, False, getattr(error, "strerror", None) or str(error)]
+            except OSError as error:
+                line = [what, False, error.strerror or str(error)]
             print(json.dumps(line), file=out, flush=True)
 
 

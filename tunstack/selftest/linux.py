@@ -17,18 +17,17 @@ from tunstack import open_gateway
 from tunstack.gateway.gateway import Gateway
 from tunstack.gateway.namespace import NamespaceError, NamespaceOptions, start_in_namespace
 from tunstack.gateway.plan import DEFAULT_PLAN
-from tunstack.ip.addresses import format_address, parse_address
+from tunstack.ip.addresses import parse_address
 from tunstack.nat.echo import find_mode
-from tunstack.selftest.client import NAME, Order
+from tunstack.selftest.client import KNOWN, NAME, Order
 from tunstack.selftest.report import Report, State
 from tunstack.selftest.servers import Servers
 from tunstack.vsock.sockets import local_cid
 
 assert sys.platform == "linux"
 
-HOST = "10.0.2.9"
+HOST = parse_address("10.0.2.9")
 """Means the host's loopback to the guest."""
-KNOWN = "192.0.2.53"
 LIMIT = 120.0
 """Seconds for one guest."""
 _PINGS = {
@@ -86,23 +85,14 @@ async def _guest(report: Report, name: str, layer3: bool) -> None:
     incoming, outgoing = os.pipe()
     with Servers() as servers:
         try:
-            order = Order(
-                gateways=[format_address(address) for address in plan.gateways],
-                resolvers=[format_address(address) for address in plan.resolvers],
-                host=HOST,
-                tcp=servers.tcp,
-                udp=servers.udp,
-                known=KNOWN,
-            )
+            order = Order.of(plan, HOST, servers)
             words = (str(outgoing), json.dumps(dataclasses.asdict(order)))
             command = [sys.executable, "-m", "tunstack.selftest.client", *words]
             options = NamespaceOptions(layer3=layer3, pass_fds=(outgoing,))
             async with (
                 trio.lowlevel.FdStream(incoming) as told,
                 start_in_namespace(command, plan, options) as guest,
-                open_gateway(
-                    plan, host_loopback=parse_address(HOST), hosts={NAME: parse_address(KNOWN)}
-                ) as gateway,
+                open_gateway(plan, host_loopback=HOST, hosts={NAME: parse_address(KNOWN)}) as gateway,
             ):
                 gateway.attach_fd(guest.take_device_fd())
                 report.add(f"{name}: offloads", State.OK, _offloads(gateway))

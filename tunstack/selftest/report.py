@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import tunstack
-from tunstack import native, timers
+from tunstack import native
 
 WIDTH = 26
 
@@ -76,9 +76,7 @@ class Report:
 
 def heading() -> Iterator[str]:
     """What runs here, in lines."""
-    helper = "C helper" if native.implementation == "c" else "Python twin of the C helper"
-    core = "interpreted" if timers.__file__.endswith(".py") else "compiled"
-    yield f"tunstack {tunstack.__version__} ({helper}, {core} core)"
+    yield f"tunstack {tunstack.__version__} ({native.describe_build()})"
     names = ("trio", "cffi", "click")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     yield f"{platform.python_implementation()} {platform.python_version()}, {versions}"

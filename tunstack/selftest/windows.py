@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import errno
 import platform
-import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import trio
 
 from tunstack import open_gateway
 from tunstack.gateway.plan import MACHINES, AddressPlan
 from tunstack.gateway.wintun import attach_wintun, describe_library, missing_functions, parse_interface
-from tunstack.ip.addresses import format_address, parse_address
-from tunstack.selftest.client import NAME, Order, attempts
+from tunstack.ip.addresses import parse_address
+from tunstack.selftest.client import KNOWN, NAME, Order, attempts
 from tunstack.selftest.report import Report, State
 from tunstack.selftest.servers import Servers
 from tunstack.vsock.addresses import VM_IDS, HyperVAddress
@@ -24,7 +23,6 @@ from tunstack.vsock.sockets import new_socket
 ADAPTER = "tunstack selftest"
 SUBNET = "198.18.251.0/24"
 """Of the block for tests of networks (RFC 2544), which nobody uses."""
-KNOWN = "192.0.2.53"
 LIMIT = 120.0
 """Seconds for the adapter and what is tried by it."""
 RULES = r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\FirewallRules"
@@ -110,24 +108,7 @@ async def _adapter(report: Report) -> None:
             attach_wintun(gateway, ADAPTER, interface),
         ):
             report.add("adapter", State.OK, "made, with its addresses")
-            order = Order(
-                gateways=[format_address(address) for address in plan.gateways],
-                resolvers=[format_address(address) for address in plan.resolvers],
-                host=format_address(plan.host),
-                tcp=servers.tcp,
-                udp=servers.udp,
-                known=KNOWN,
-            )
-            for what, function in attempts(order):
-                await _attempt(report, what, function)
+            for what, function in attempts(Order.of(plan, plan.host, servers)):
+                # In a thread, lest the gateway waits for itself.
+                await trio.to_thread.run_sync(report.attempt, f"adapter: {what}", function, State.FAILED)
     report.add("adapter", State.OK, "and gone again")
-
-
-async def _attempt(report: Report, what: str, function: Callable[[], str]) -> None:
-    """In a thread, lest the gateway waits for itself."""
-    try:
-        detail = await trio.to_thread.run_sync(function)
-    except (OSError, subprocess.SubprocessError) as error:
-        report.add(f"adapter: {what}", State.FAILED, getattr(error, "strerror", None) or str(error))
-    else:
-        report.add(f"adapter: {what}", State.OK, detail)
