@@ -108,10 +108,11 @@ class Hostile(RuleBasedStateMachine):
         return self.conns[0]
 
     def numbers(self, seq: int, ack: int) -> tuple[int, int]:
-        """Relative numbers `seq` from `rcv_nxt` and `ack` from `snd_una`."""
+        """Relative numbers `seq` from `rcv_nxt` (before any SYN: the peer's ISN) and `ack` from `snd_una`."""
         hot = self.conn.hot
+        expected = 0 if self.conn.state is State.SYN_SENT else hot.rcv_nxt - self.peer.iss
         return (
-            (hot.rcv_nxt - self.peer.iss + seq) % MOD,
+            (expected + seq) % MOD,
             (hot.snd_una - (self.peer.stack_iss or 0) + ack) % MOD,
         )
 
@@ -128,10 +129,14 @@ class Hostile(RuleBasedStateMachine):
     def segment(
         self, letters: str, seq: int, ack: int, size: int, win: int, stamp: int, gso: int, options: bytes
     ) -> None:
+        moves_isn = "S" in letters and seq != 0
+        if moves_isn:
+            self.peer.release()
+        moves_isn &= self.conn.state is State.SYN_SENT
         number, acked = self.numbers(seq, ack)
         ts = (self.peer.stamp() + stamp, self.peer.last_stamp) if self.peer.timestamps else None
-        # The byte with number n is that of the ramp, whatever the segment.
-        data = ramp(size, diff(number, 1 - ("S" in letters)) % 251)
+        # The byte with number n is that of the ramp, whatever the segment; a SYN that is believed begins it.
+        data = ramp(size, 0 if moves_isn else diff(number, 1 - ("S" in letters)) % 251)
         self.peer.hold(
             letters,
             number,
@@ -143,6 +148,10 @@ class Hostile(RuleBasedStateMachine):
             options=options,
             mss=1460 if "S" in letters else None,
         )
+        if moves_isn:
+            self.peer.release()
+            if self.conn.state is not State.SYN_SENT:
+                self.peer.iss = (self.peer.iss + number) % MOD
 
     @rule(size=st.integers(1, 3000))
     def good_data(self, size: int) -> None:
@@ -334,3 +343,12 @@ def test_a_flood_of_tiny_blocks_is_bounded_and_the_stream_still_whole() -> None:
     peer.send("A", 1, 1, ramp(1460))
     peer.send("A", 1461, 1, ramp(1460, 1460))
     assert peer.read() == ramp(2920)
+
+
+@pytest.mark.parametrize("moved", [0, 5, MOD - 700])
+def test_data_over_the_number_of_a_syn_begin_behind_it(moved: int) -> None:
+    """A simultaneous open, by an ISN that is not the one the peer had: the first byte is the SYN's."""
+    peer = syn_sent()
+    peer.send("S", moved, mss=1460)
+    peer.send("A", moved, 1, b"?data")
+    assert peer.read() == b"data"
