@@ -29,7 +29,8 @@ subjects() {
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
     fast | udp | stream | switch | shape)
-      echo fast_table fast_queue fast_input fast_output fast_udp fast_stream fast_message fast_switch fast_shape \
+      echo fast_table fast_queue fast_input fast_output fast_udp_table fast_udp_up fast_udp_down fast_assembly \
+        fast_stream fast_message fast_switch fast_shape \
         fast_loop pipeline queues segment checksum
       ;;
   esac
@@ -38,8 +39,9 @@ subjects() {
 # Those of them that it is for.
 aims() {
   case $1 in
-    fast) subjects fast | sed 's/ fast_udp//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
-    udp | stream) echo "fast_$1" ;;
+    fast) subjects fast | sed 's/ fast_udp_table.*fast_assembly//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
+    udp) echo fast_udp_table fast_udp_up fast_udp_down fast_assembly ;;
+    stream) echo fast_stream ;;
     switch) echo fast_message fast_switch ;;
     shape) echo fast_shape pipeline queues ;;
     *) subjects "$1" ;;

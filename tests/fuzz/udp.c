@@ -122,7 +122,6 @@ static void offer(struct world *world, struct input *input)
     memcpy(path->peer, slot->family == 4 ? (const uint8_t *)"\x7f\0\0\1" : loopback.s6_addr,
            slot->family == 4 ? 4 : 16);
     path->is_own = how & 1;
-    path->ident = 0xfffe;
     if (!(how & 0x70)) /* one that cannot be */
         *(how & 2 ? (uint8_t *)&path->head_length : &path->family) = 99;
     must = is_taken(world, path) || path->head_length == 99 || path->family == 99;

@@ -99,6 +99,10 @@ class Frame:
     trust: int = 1
     segment: int = 0
     spoil: str = ""
+    cut: int = 0
+    """Bytes of the MTU for which it is cut into fragments; 0: it is whole."""
+    tear: str = ""
+    """What happens to its fragments; see `tear`."""
 
 
 def payload_of(number: int, size: int) -> bytes:
@@ -155,6 +159,8 @@ class Side:
         self.guest_ports: dict[int, int] = {}
         """By the port of the host that a mapping has."""
         self.served: list[tuple[int, bytes]] = []
+        self.late: list[bytes] = []
+        """Fragments that come with what the guest sends next."""
         self.announce()
 
     def _server(self, port: int) -> socket.socket:
@@ -180,7 +186,20 @@ class Side:
     # what is done to it
 
     def send_frame(self, frame: Frame, number: int) -> None:
-        self.device.guest.send(make_frame(self.plan, frame, self.ports, number))
+        late, self.late = self.late, []
+        frames = make_frames(self.plan, frame, self.ports, number)
+        if frame.tear == "late":
+            self.late.append(frames.pop())
+        for data in late + frames:
+            self.device.guest.send(data)
+
+    def send_woven(self, frames: list[Frame], number: int, order: random.Random) -> None:
+        """The fragments of `frames`, those of each in order."""
+        queues = [
+            make_frames(self.plan, frame, self.ports, number + index) for index, frame in enumerate(frames)
+        ]
+        while queues := [queue for queue in queues if queue]:
+            self.device.guest.send(order.choice(queues).pop(0))
 
     def answer(self, server: int, guest: int, size: int, tos: int, segment: int, number: int) -> None:
         """A host socket sends to the mapping of a guest port; server -1 is a port that was never asked."""
@@ -201,13 +220,21 @@ class Side:
         """The gateway's own service at the second alias."""
         self.served.append((datagram.src_port, bytes(datagram.payload)))
 
+    def take_back(self) -> None:
+        """Nothing is carried by C any more."""
+        if self.fast is not None:
+            self.port.take(self.device.take_frames(self.fast.close(self.now)), self.now)
+
     def settle(self, offer: bool) -> None:
-        """Rounds until nothing is ready at this instant."""
-        for _ in range(1000):
-            self.look_at_mappings()
-            if not turn(self.engine, self.fast, self.now, offer):
-                return
-        raise AssertionError("it does not come to rest")
+        """Rounds until nothing is ready, and then until C has waited for more fragments in vain."""
+        for _ in range(2):
+            for _ in range(1000):
+                self.look_at_mappings()
+                if not turn(self.engine, self.fast, self.now, offer):
+                    break
+            else:
+                raise AssertionError("it does not come to rest")
+            self.now += 0.002
 
     # what is seen of it
 
@@ -299,6 +326,7 @@ class Side:
             "targets": udp.targets,
             "descriptors": self.nat.descriptors_used,
             "opened": self.nat.counters.udp_mappings,
+            "fragments": self.stack.ip._reassembler.held_fragments,
         }
 
     def close(self) -> None:
@@ -306,7 +334,9 @@ class Side:
             c = self.fast.fast.c
             TALLY["up"] += c.udp.datagrams_up
             TALLY["down"] += c.udp.datagrams_down
-            self.fast.close(self.now)
+            TALLY["assembled"] += c.udp.assembled
+            TALLY["cut"] += c.udp.cut
+            self.take_back()
             assert c.udp.path_count == c.udp.socket_count == 0
         self.nat.close()
         for sock in (*self.servers, self.stranger):
@@ -366,6 +396,73 @@ def make_frame(plan: Plan, frame: Frame, ports: list[int], number: int) -> bytes
     return vnet + link + ip + datagram
 
 
+def make_frames(plan: Plan, frame: Frame, ports: list[int], number: int) -> list[bytes]:
+    """The frames on the device that `frame` is, in the order in which they come."""
+    if not frame.cut:
+        return [make_frame(plan, frame, ports, number)]
+    whole = make_frame(plan, dataclasses.replace(frame, trust=frame.trust or 2, segment=0), ports, number)
+    vnet, packet = whole[: VNET_HEADER.size], bytearray(whole[VNET_HEADER.size :])
+    base = 14 if plan.l2 else 0
+    header = ip_header_length(plan)
+    if vnet[0] & 1:
+        udp = packet[base + header :]
+        checksum = ~native.ones_sum(udp, 0) & 0xFFFF or 0xFFFF
+        packet[base + header + 6 : base + header + 8] = checksum.to_bytes(2, "big")
+    flags = 2 if frame.trust == 2 else 0
+    body = bytes(packet[base + header :])
+    src = GUEST[plan.family]
+    dst = bytes(packet[base + header - len(src) : base + header])
+    room = frame.cut - header - (0 if plan.family == 4 else ipv6.FRAGMENT_LENGTH)
+    made = []
+    for place, (offset, piece, more) in enumerate(ipv4.cut(body, room)):
+        tos = frame.tos ^ 0x10 if frame.tear == "mark" and place == 1 else frame.tos
+        if plan.family == 4:
+            head = ipv4.emit(
+                src,
+                dst,
+                UDP,
+                len(piece),
+                ident=number & 0xFFFF,
+                hop_limit=frame.ttl,
+                traffic_class=tos,
+                dont_fragment=frame.df,
+                more_fragments=more,
+                fragment_offset=offset,
+            )
+        else:
+            template = ipv6.HeaderTemplate(src, dst, UDP, frame.ttl, tos)
+            head = template.emit_fragment(48 + len(piece), number, offset | more)
+        made.append(VNET_HEADER.pack(flags, 0, 0, 0, 0, 0) + bytes(packet[:base]) + head + piece)
+    return tear(made, frame.tear)
+
+
+def ip_header_length(plan: Plan) -> int:
+    """Of one without options."""
+    return 20 if plan.family == 4 else 40
+
+
+TEARS = ("swap", "lose first", "lose one", "repeat", "repeat last", "mark", "late", "alone", "pad")
+
+
+def tear(frames: list[bytes], how: str) -> list[bytes]:
+    """What comes of the fragments `frames`: `how` is one of TEARS, or "" for all of them in order."""
+    if how == "swap":
+        return [frames[1], frames[0], *frames[2:]]
+    if how == "lose first":
+        return frames[1:]
+    if how == "lose one":
+        return [*frames[:1], *frames[2:]]
+    if how == "repeat":
+        return [frames[0], *frames]
+    if how == "repeat last":
+        return [*frames, frames[-1]]
+    if how == "alone":
+        return frames[:1]
+    if how == "pad":
+        return [frame + bytes(10) for frame in frames]
+    return frames
+
+
 @contextlib.contextmanager
 def side(plan: Plan, fast: bool, ports: list[int]) -> Iterator[Side]:
     made = Side(plan, fast, ports)
@@ -405,6 +502,9 @@ def play(plan: Plan, fast: bool, ports: list[int], steps: list[Any], offers: lis
                 for frame in values[0]:
                     number += 1
                     s.send_frame(frame, number)
+            elif kind == "weave":
+                s.send_woven(values[0], number + 1, random.Random(values[1]))
+                number += len(values[0])
             elif kind == "down":
                 server, guest, answers = values
                 for size, tos, segment in answers:
@@ -414,8 +514,7 @@ def play(plan: Plan, fast: bool, ports: list[int], steps: list[Any], offers: lis
                 s.now += values[0]
                 s.announce()  # or who asks for it and who still knows it would differ
             elif kind == "take back":
-                if s.fast is not None:
-                    s.fast.close(s.now)
+                s.take_back()
             elif kind == "forget":
                 s.nat.policy.forget()
             elif kind == "serve":
@@ -476,6 +575,16 @@ def frames(draw: st.DrawFn, flow: Frame) -> Frame:
         segment = draw(st.sampled_from([1, 100, 1400]))
         size = draw(st.sampled_from([64, 65, 99, 101, 3000, 6401]))
         frame = dataclasses.replace(frame, segment=segment, size=min(size, 65 * segment), trust=1)
+    if draw(st.integers(0, 3)) == 0:
+        frame = dataclasses.replace(
+            frame,
+            segment=0,
+            size=draw(st.sampled_from([1473, 2945, 2946, 4000, 8192, 20_000, 65_507])),
+            cut=draw(st.sampled_from([1500, 1500, 1500, 1400, 68])),
+            tear=draw(st.sampled_from([*[""] * 12, *TEARS])),
+        )
+        if frame.cut == 68:
+            frame = dataclasses.replace(frame, size=min(frame.size, 3000))
     if draw(st.integers(0, 11)) == 0:
         spoil = draw(SPOILS)
         if spoil == "ttl":
@@ -485,6 +594,11 @@ def frames(draw: st.DrawFn, flow: Frame) -> Frame:
         else:
             frame = dataclasses.replace(frame, spoil=spoil)
     return frame
+
+
+def cut(flow: Frame) -> Frame:
+    """A datagram of the same flow in a few fragments."""
+    return dataclasses.replace(flow, size=4000, cut=1500)
 
 
 TOS = st.sampled_from([0, 0, 3, 0xB8])
@@ -525,6 +639,8 @@ def schedules(draw: st.DrawFn, tight: bool) -> list[Any]:
     else:
         batches = st.lists(flow.flatmap(frames), min_size=1, max_size=20)
     up = st.tuples(st.just("up"), batches.map(with_few_trains))
+    woven = st.lists((st.just(flows[0]) if tight else flow).map(cut), min_size=1, max_size=6)
+    weave = st.tuples(st.just("weave"), woven, st.integers(0, 99))
     answers = st.tuples(SMALL, LARGE, st.randoms(use_true_random=False)).map(mixed)
     down = flow.flatmap(
         lambda one: st.tuples(
@@ -542,7 +658,7 @@ def schedules(draw: st.DrawFn, tight: bool) -> list[Any]:
         st.tuples(st.just("leave"), st.integers(0, SERVERS)),
     )
     begun = [("up", [one] * OFFER_AFTER) for one in flows]
-    return begun + draw(st.lists(st.one_of(up, up, down, down, rest), max_size=25))
+    return begun + draw(st.lists(st.one_of(up, up, weave, down, down, rest), max_size=25))
 
 
 @settings(max_examples=2 * settings().max_examples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import socket
 
 import pytest
@@ -19,6 +20,7 @@ from tests.nat.test_fast_udp import (
     Plan,
     Side,
     free_ports,
+    make_frames,
     payload_of,
     side,
 )
@@ -29,7 +31,7 @@ from tunstack.nat.udp import OFFER_AFTER
 from tunstack.native import fastpath
 
 from .conftest import Namespace
-from .pair_device import PairDevice
+from .pair_device import PairDevice, turn
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
 
@@ -61,13 +63,85 @@ def test_established_destinations_are_carried_in_both_directions(link: tuple[int
         assert [packet[-1400:] for packet in packets] == [payload_of(n, 1400) for n in range(100)]
 
 
+@LINKS
+def test_fragments_are_put_together_and_made(link: tuple[int, bool]) -> None:
+    with side(Plan(*link), True, free_ports()) as s:
+        establish(s)
+        assert s.fast is not None
+        c = s.fast.fast.c
+        frames = c.frames_fast
+        for number in range(100):
+            s.send_frame(Frame(size=8192, cut=1500), number)
+            s.answer(0, 0, 8192, 0, 0, number)
+            s.settle(True)
+        assert (c.udp.datagrams_up, c.udp.assembled) == (100, 100)
+        assert (c.udp.datagrams_down, c.udp.cut) == (100, 100)
+        assert c.frames_fast - frames == 600
+        assert [payload for payload, _ in s.at_host()[0, 5000]] == [payload_of(n, 8192) for n in range(100)]
+
+
+@LINKS
+def test_a_datagram_whose_fragments_do_not_come_soon_is_pythons(link: tuple[int, bool]) -> None:
+    with side(Plan(*link), True, free_ports()) as s:
+        establish(s)
+        first, *others = make_frames(s.plan, Frame(size=8192, cut=1500), s.ports, 1)
+        s.device.guest.send(first)
+        assert s.fast is not None
+        turn(s.engine, s.fast, s.now, True)
+        assert s.fast.next_timeout() == pytest.approx(s.now + 0.001)
+        assert s.stack.ip._reassembler.held_fragments == 0
+        s.now += 0.002
+        turn(s.engine, s.fast, s.now, True)
+        assert s.fast.next_timeout() == math.inf
+        assert s.stack.ip._reassembler.held_fragments == 1
+        for other in others:
+            s.device.guest.send(other)
+        s.settle(True)
+        assert s.fast.fast.c.udp.assembled == 0
+        assert [payload for payload, _ in s.at_host()[0, 5000]] == [payload_of(1, 8192)]
+
+
+@pytest.mark.parametrize("how", ["taken back", "forgotten"])
+def test_fragments_that_c_has_are_not_lost_with_the_path(how: str) -> None:
+    with side(Plan(), True, free_ports()) as s:
+        establish(s)
+        first, *others = make_frames(s.plan, Frame(size=8192, cut=1500), s.ports, 1)
+        s.device.guest.send(first)
+        assert s.fast is not None
+        turn(s.engine, s.fast, s.now, True)
+        if how == "taken back":
+            s.take_back()
+        else:
+            s.fast.datagrams.recall()
+            turn(s.engine, s.fast, s.now, True)
+        assert s.stack.ip._reassembler.held_fragments == 1
+        for other in others:
+            s.device.guest.send(other)
+        s.settle(True)
+        assert [payload for payload, _ in s.at_host()[0, 5000]] == [payload_of(1, 8192)]
+
+
+def test_more_datagrams_at_once_than_c_has_room_for_are_pythons() -> None:
+    with side(Plan(), True, free_ports()) as s:
+        establish(s)
+        cut = [make_frames(s.plan, Frame(size=4000, cut=1500), s.ports, number) for number in range(20)]
+        for place in range(3):
+            for frames in cut:
+                s.device.guest.send(frames[place])
+        s.settle(True)
+        assert s.fast is not None
+        assert s.fast.fast.c.udp.assembled < 20
+        arrived = {payload for payload, _ in s.at_host()[0, 5000]}
+        assert arrived == {payload_of(number, 4000) for number in range(20)}
+
+
 @pytest.mark.rfc("6864", "4.2 unique")
 @pytest.mark.parametrize("uso", [False, True])
 def test_identifications_are_counted_also_in_trains(uso: bool) -> None:
     with side(Plan(4, False, uso), True, free_ports()) as s:
         establish(s)
         frames = []
-        for size, segment in ((100, 0), (2500, 1000), (100, 0)):
+        for size, segment in ((100, 0), (2500, 1000), (3000, 0), (100, 0)):
             s.answer(0, 0, size, 0, segment, 1)
             s.settle(True)
             while True:
@@ -75,10 +149,10 @@ def test_identifications_are_counted_also_in_trains(uso: bool) -> None:
                     frames.append(s.device.guest.recv(1 << 17))
                 except BlockingIOError:
                     break
-        assert len(frames) == (3 if uso else 5)
+        assert len(frames) == (6 if uso else 8)
         wires = [wire for frame in frames for wire in native.segment(parse_frame(memoryview(frame)), False)]
         idents = [int.from_bytes(wire[4:6], "big") for wire in wires]
-        assert idents == [(idents[0] + index) & 0xFFFF for index in range(5)]
+        assert idents == [(idents[0] + index) & 0xFFFF for index in (0, 1, 2, 3, 4, 4, 4, 5)]
         assert all(not wire[6] & 0x40 for wire in wires)
 
 
@@ -109,7 +183,7 @@ def test_nothing_overtakes_what_has_to_be_cut(family: int) -> None:
         assert len(sizes) == 5
         assert sizes[-1] == 208
         assert s.fast is not None
-        assert s.fast.fast.c.udp.datagrams_down == 1
+        assert s.fast.fast.c.udp.datagrams_down == 3
 
 
 @LINKS

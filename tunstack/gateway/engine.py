@@ -212,13 +212,17 @@ class Engine:
     def _close_fast(self, now: float) -> None:
         """Give everything back to Python."""
         if self._fast is not None:
-            self._fast.close(now)
+            frames = self._fast.close(now)
             self._set_fast(None)
             if self._shaped is not None:
                 self._shaped.take_back()
-            device = None if self._port is None else self._port.device
-            if isinstance(device, LendableDevice):
-                device.take_back()
+            port = self._port
+            if port is None:
+                return
+            if isinstance(port.device, LendableDevice):
+                port.device.take_back()
+            if frames:
+                port.take(cast(FrameDevice, port.device).take_frames(frames), now)
 
     def detach(self) -> None:
         """Close the device, if there is one. The stack keeps its state."""

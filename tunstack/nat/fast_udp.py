@@ -13,7 +13,6 @@ know, which is before it moves any itself (`settle`).
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any
 
@@ -27,6 +26,9 @@ from tunstack.nat.datagram_socket import Address
 from tunstack.nat.udp import UdpMapping
 from tunstack.native.fastpath import Datagram, FastPath, ffi
 from tunstack.stack import Stack
+
+_LEAST_REASSEMBLY = 1 << 18
+"""Bytes: with less Python might refuse a datagram that fits what C has for one."""
 
 Received = tuple[bytes, Address, int, int]
 """What `UdpMapping.take` takes."""
@@ -100,6 +102,9 @@ class FastDatagrams:
         """Who carries what to an own address."""
         self._candidates: dict[tuple[UdpMapping, Destination], None] = {}
         fast.c.udp.mtu = stack.mtu
+        limits = stack.limits
+        if limits.reassembly_datagrams and limits.reassembly_bytes >= _LEAST_REASSEMBLY:
+            fast.c.udp.most_pieces = limits.reassembly_fragments
 
     def __len__(self) -> int:
         """Destinations that are carried, of all mappings together."""
@@ -242,7 +247,6 @@ class FastDatagrams:
         path.head_length = len(head)
         path.link_length = len(link_header)
         path.pseudo_sum = ipv4.pseudo_header_sum(outside, guest, UDP, 0)
-        path.ident = int.from_bytes(os.urandom(2), "big")  # RFC 7739: not to be guessed
 
 
 def _received(datagram: Datagram) -> Received:

@@ -67,8 +67,9 @@ if _FASTPATH:
 
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
-    _PARTS = ("table", "queue", "input", "output", "udp", "stream", "message", "switch", "shape", "loop")
-    _NAMES += [*(f"fast_{name}" for name in _PARTS), "pipeline", "queues"]
+    _PARTS = ("table", "queue", "input", "output", "stream", "message", "switch", "shape", "loop")
+    _UDP_PARTS = ("udp_table", "udp_up", "udp_down", "assembly")
+    _NAMES += [*(f"fast_{name}" for name in _PARTS + _UDP_PARTS), "pipeline", "queues"]
 
 
 def _compile_args() -> list[str]:

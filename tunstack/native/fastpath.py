@@ -339,6 +339,10 @@ class FastPath:
         if lib.ts_flow_sent(self.c, flow, seq, end, at):
             raise MemoryError
 
+    def leave_fragments(self) -> None:
+        """Leave the fragments of datagrams that are not whole to Python: `frames` are these and no others."""
+        lib.ts_udp_leave_fragments(self.c)
+
     def frames(self) -> list[memoryview]:
         """The frames that are Python's, virtio-net header first; valid until the next call."""
         c = self.c

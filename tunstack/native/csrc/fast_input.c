@@ -19,9 +19,8 @@ struct segment {
     uint32_t size, seq, ack, window, stamp, echo, segments, wire;
 };
 
-uint32_t ts_fast_find_layer4(const struct ts_fast *fast, const uint8_t *frame, uint32_t length,
-                             uint32_t protocol, uint32_t least, int *family, const uint8_t **ip,
-                             uint32_t *end)
+int ts_fast_find_ip(const struct ts_fast *fast, const uint8_t *frame, uint32_t length, const uint8_t **ip,
+                    uint32_t *end)
 {
     uint32_t base = 0, total;
 
@@ -35,25 +34,35 @@ uint32_t ts_fast_find_layer4(const struct ts_fast *fast, const uint8_t *frame, u
     }
     *ip = frame + base;
     length -= base;
-    if (length < 20 + least)
+    if (length < 20)
         return 0;
     if (**ip == 0x45) {
         total = ts_get16(*ip + 2);
-        if (total > length || total < 20 + least || (*ip)[9] != protocol || (*ip)[8] <= 1 ||
-            ts_get16(*ip + 6) & 0x3fff || ts_ones_sum(*ip, 20, 0) != 0xffff)
-            return 0;
-        *family = 4;
         *end = base + total;
-        return base + 20;
+        return total > length || total < 20 || ts_ones_sum(*ip, 20, 0) != 0xffff ? 0 : 4;
     }
-    if (**ip >> 4 != 6 || length < 40 + least)
+    if (**ip >> 4 != 6 || length < 40)
         return 0;
-    total = ts_get16(*ip + 4);
-    if (total > length - 40 || total < least || (*ip)[6] != protocol || (*ip)[7] <= 1)
+    total = 40 + ts_get16(*ip + 4);
+    *end = base + total;
+    return total > length ? 0 : 6;
+}
+
+uint32_t ts_fast_find_layer4(const struct ts_fast *fast, const uint8_t *frame, uint32_t length,
+                             uint32_t protocol, uint32_t least, int *family, const uint8_t **ip,
+                             uint32_t *end)
+{
+    uint32_t at;
+
+    *family = ts_fast_find_ip(fast, frame, length, ip, end);
+    if (*family == 4) {
+        if ((*ip)[9] != protocol || (*ip)[8] <= 1 || ts_get16(*ip + 6) & 0x3fff)
+            return 0;
+    } else if (*family != 6 || (*ip)[6] != protocol || (*ip)[7] <= 1) {
         return 0;
-    *family = 6;
-    *end = base + 40 + total;
-    return base + 40;
+    }
+    at = (uint32_t)(*ip - frame) + (*family == 4 ? 20 : 40);
+    return at + least <= *end ? at : 0;
 }
 
 /* 1 if the checksum is right, or may be taken for right; and the train's metadata make sense. */

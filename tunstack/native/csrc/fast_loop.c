@@ -84,18 +84,27 @@ static ssize_t read_frame(struct ts_fast *fast, uint8_t *data)
 /* The next frame that has come over the link; -1: there is none now. */
 static ssize_t next_frame(struct ts_fast *fast, uint8_t *data)
 {
+    fast->order++;
     fast->from = 0;
     return fast->shape ? ts_shape_read(fast->shape, data, fast->now) : read_frame(fast, data);
 }
 
-/* The frame at `data`, one of the buffers, is Python's. */
+void ts_fast_leave(struct ts_fast *fast, uint8_t *data, uint32_t length, uint32_t port, uint64_t order)
+{
+    uint32_t at = fast->frame_count++;
+
+    for (; at && fast->frames[at - 1].order > order; at--)
+        fast->frames[at] = fast->frames[at - 1];
+    fast->frames[at].data = data;
+    fast->frames[at].length = length;
+    fast->frames[at].port = port;
+    fast->frames[at].order = order;
+}
+
+/* The frame at `data`, one of the buffers, which was read last, is Python's. */
 static void keep_frame(struct ts_fast *fast, uint8_t *data, uint32_t length)
 {
-    struct ts_frame *frame = fast->frames + fast->frame_count++;
-
-    frame->data = data;
-    frame->length = length;
-    frame->port = fast->from;
+    ts_fast_leave(fast, data, length, fast->from, fast->order);
 }
 
 /* One batch of what has come; 1 if there may be more. */
@@ -122,7 +131,7 @@ static int read_batch(struct ts_fast *fast)
         }
         keep_frame(fast, data, (uint32_t)length);
     }
-    is_full = taken + fast->frame_count == limit;
+    is_full = taken + fast->frame_count >= limit; /* more, if fragments of earlier batches are Python's */
     if (!is_full)
         fast->burst = limit > 1 ? limit >> 1 : 1;
     else if (limit < TS_FAST_FRAMES)
@@ -182,6 +191,7 @@ static void read_device(struct ts_fast *fast)
     while (frames-- && fast->frame_count < TS_FAST_FRAMES / 2 && ts_shape_is_served(fast->shape)) {
         uint8_t *data = fast->buffers + (size_t)fast->frame_count * TS_FAST_FRAME;
 
+        fast->order++;
         fast->from = 0;
         length = read_frame(fast, data);
         if (length < 0)
@@ -304,6 +314,7 @@ static int input(struct ts_fast *fast, double timeout)
         }
     }
     is_busy = serve_shape(fast) || count || is_behind;
+    ts_udp_expire(fast);
     delayed_acks(fast);
     collect_reports(fast);
     is_busy = is_busy || fast->marked_count;
@@ -380,7 +391,9 @@ int ts_fast_run(struct ts_fast *fast, double linger, double deadline, uint32_t r
 double ts_fast_deadline(const struct ts_fast *fast)
 {
     double deadline = fast->ack_oldest ? fast->ack_oldest->ack_deadline : TS_NEVER;
-    double leaves = fast->shape ? ts_shape_deadline(fast->shape) : TS_NEVER;
+    double leaves = fast->shape ? ts_shape_deadline(fast->shape) : TS_NEVER, left = ts_udp_deadline(fast);
 
-    return leaves < deadline ? leaves : deadline;
+    if (leaves < deadline)
+        deadline = leaves;
+    return left < deadline ? left : deadline;
 }

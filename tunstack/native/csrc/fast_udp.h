@@ -7,10 +7,16 @@
  * `sendmmsg` for each socket; TTL and TOS travel with each as ancillary data. Those of one size to a destination
  * that has answered go as one train (UDP_SEGMENT), which the kernel carries as far as it can; of a train that
  * nobody takes it tells once, which is why it has to have answered. Datagrams from the destination of a
- * path that fit the MTU, or trains of such (UDP_GRO), go to the device as they come from `recvmmsg`.
+ * path, or trains of such (UDP_GRO), go to the device as they come from `recvmmsg`, cut into fragments if they
+ * do not fit the MTU.
+ *
+ * A datagram in fragments is put together here (an *assembly*) as long as they come in order, each in the place
+ * where it is due, and soon, as from one sender over one link: a copy of each frame is kept until the last one
+ * is there. Whatever is different - a gap, another order, an overlap, too many, too late - leaves all of them to
+ * Python, in the order in which they came, whose reassembly is complete.
  *
  * All else is Python's, which does what it does without a fast path: a frame that is not common goes to it
- * unconsumed, a frame that the socket did not take likewise, a datagram from anybody else or too large in
+ * unconsumed, a frame that the socket did not take likewise, a datagram from anybody else or too large for a packet in
  * `ts_udp.datagrams`, an error of a socket as a ready descriptor. What follows such a frame or datagram on the
  * same socket goes after it, so that nothing overtakes (`held`).
  *
@@ -18,7 +24,8 @@
  * used since it last asked (`recent_oldest`, `newest`); the idle timer asks `last_used`.
  *
  * Bounds: paths and sockets are Python's to bound; TS_UDP_BURST datagrams of a socket in a round, and as many
- * for Python in a call; TS_UDP_REFUSED bytes that the device did not take. Nothing blocks.
+ * for Python in a call; TS_UDP_REFUSED bytes that the device did not take; TS_UDP_ASSEMBLIES datagrams in
+ * TS_UDP_PIECES fragments. Nothing blocks.
  */
 #ifndef TUNSTACK_FAST_UDP_H
 #define TUNSTACK_FAST_UDP_H
@@ -46,7 +53,6 @@ struct ts_udp_path {
     uint32_t head_length; /* link and IP header */
     uint32_t link_length;
     uint32_t pseudo_sum; /* of addresses and protocol */
-    uint16_t ident;      /* of the next packet, in IPv4 */
 
     /* results */
     uint8_t is_used; /* sent to since Python last asked */
@@ -59,6 +65,7 @@ struct ts_udp_path {
     struct ts_udp_path *newer, *older; /* of the socket's paths */
     struct ts_udp_path *next;          /* of the same bucket */
     uint64_t hash;
+    uint32_t ident_slot;
     uint8_t target[28]; /* sockaddr */
     uint32_t target_length;
 };
@@ -96,6 +103,7 @@ struct ts_udp {
     /* set by Python */
     uint32_t mtu;
     uint8_t uso; /* the device takes trains */
+    uint32_t most_pieces; /* fragments of a datagram that is put together here; 0: none is */
 
     /* results of a call */
     uint32_t datagram_count;
@@ -103,6 +111,7 @@ struct ts_udp {
 
     /* counters; Python resets the last two */
     uint64_t datagrams_up, datagrams_down;
+    uint64_t assembled, cut; /* of fragments, into fragments */
     uint32_t socket_full, queue_full;
     uint32_t path_count, socket_count;
 
@@ -123,6 +132,8 @@ void ts_udp_withdraw(struct ts_fast *fast, struct ts_udp_path *path);
 /* Python has seen which sockets, or which paths of a socket, were used. */
 void ts_udp_seen(struct ts_fast *fast);
 void ts_udp_seen_paths(struct ts_udp_socket *socket);
+/* Leave the fragments of datagrams that are not whole to Python, as all the frames that there are for it. */
+void ts_udp_leave_fragments(struct ts_fast *fast);
 
 /* Between the files. */
 int ts_udp_new(struct ts_fast *fast);
@@ -133,6 +144,9 @@ void ts_udp_reset(struct ts_fast *fast);
 int ts_udp_receive(struct ts_fast *fast, uint8_t *frame, uint32_t length);
 /* Send what was collected; what the sockets refuse becomes Python's. */
 void ts_udp_send(struct ts_fast *fast);
+/* Leave to Python the fragments whose time is over, and when the next are due. */
+void ts_udp_expire(struct ts_fast *fast);
+double ts_udp_deadline(const struct ts_fast *fast);
 /* A descriptor is ready: 1 if it was served, 0 if it is Python's, with `*events`. */
 int ts_udp_serve(struct ts_fast *fast, int fd, uint32_t *events);
 

@@ -39,6 +39,10 @@
 #define TS_FAST_FRAME (TS_FAST_VNET + 65535 + 14 + 1)
 #define TS_FAST_HEAD (14 + 40)
 #define TS_FAST_IOV 64
+#define TS_UDP_ASSEMBLIES 16 /* of fast_udp.h */
+#define TS_UDP_PIECES 64
+/* Frames that may be left for Python in a call. */
+#define TS_FAST_LEFT (TS_FAST_FRAMES + TS_UDP_ASSEMBLIES * TS_UDP_PIECES)
 
 /* What `ts_flow.report` says. */
 #define TS_REPORT_ACKS 1   /* congestion control: `acked` and so on */
@@ -149,6 +153,7 @@ struct ts_frame {
     uint8_t *data;
     uint32_t length;
     uint32_t port; /* of the switch, if only Python knows what it is; else 0 */
+    uint64_t order; /* in which they were read */
 };
 
 struct ts_ready {
@@ -185,7 +190,7 @@ struct ts_fast {
     /* results of a call */
     double now;
     uint32_t frame_count, ready_count, report_count, refused_count;
-    struct ts_frame frames[TS_FAST_FRAMES];
+    struct ts_frame frames[TS_FAST_LEFT];
     struct ts_ready ready[TS_FAST_EVENTS];
     struct ts_flow **reports;
     struct ts_frame refused; /* packets that the device did not take, each behind its length (4 bytes) */
@@ -209,6 +214,7 @@ struct ts_fast {
     struct ts_sent *records;
     uint32_t spare_pages, spare_records;
     uint32_t from;  /* the port of the frame that was read last, as in `struct ts_frame` */
+    uint64_t order; /* and its place in the order */
     uint32_t burst; /* frames of the next batch at the most; it grows while batches are full */
     uint32_t refused_capacity;
     uint8_t *buffers; /* TS_FAST_FRAMES of TS_FAST_FRAME bytes */
@@ -288,6 +294,11 @@ void ts_chain_release(struct ts_fast *fast, struct ts_chain *chain, int64_t *bud
 int ts_flow_cut_sent(struct ts_fast *fast, struct ts_flow *flow, uint32_t ack);
 void ts_flow_drop_sent(struct ts_fast *fast, struct ts_flow *flow);
 
+/* The frame at `data`, which was read as the one of that `order`, is Python's, behind those before it. */
+void ts_fast_leave(struct ts_fast *fast, uint8_t *data, uint32_t length, uint32_t port, uint64_t order);
+/* The IP version of a whole packet with a right header without options, or 0: not such a one. */
+int ts_fast_find_ip(const struct ts_fast *fast, const uint8_t *frame, uint32_t length, const uint8_t **ip,
+                    uint32_t *end);
 /*
  * Where the layer-4 header of a whole, unfragmented packet of `protocol` with a right IP header and `least` bytes
  * behind it starts; 0: not such a one.
