@@ -8,7 +8,7 @@
  *   load hold ADDRESS PORT CONNECTIONS              opens them, one request each, "ready"; until stdin ends
  *   load first ADDRESS PORT SECONDS                 datagrams, one a millisecond, until one comes back
  *   load udp-send (to|at) ADDRESS PORT SIZE RATE SECONDS
- *   load udp-receive (to|at) ADDRESS PORT           "at" waits for the other side, "to" calls it
+ *   load udp-receive (to|at) ADDRESS PORT SIZE      "at" waits for the other side, "to" calls it
  *   load link-serve ADDRESS PORT                    takes or sends as much as it can
  *   load link-peer SOCKET                           a guest of frames that takes what another one sends
  *   load link-guest ADDRESS PORT SOCKET (up|down) SECONDS   a guest of frames in a UNIX socket
@@ -258,11 +258,12 @@ int main(int count, char **words)
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!strncmp(mode, "udp-", 4) && count > 4) {
-        int early = 0, called = !strcmp(words[2], "at");
+        size_t early = 0;
+        int called = !strcmp(words[2], "at");
         struct address a = parse(words[3], words[4]);
         int fd = meet(called, &a, &early);
-        if (!strcmp(mode, "udp-receive") && count == 5)
-            return udp_receive(fd, early), 0;
+        if (!strcmp(mode, "udp-receive") && count == 6)
+            return udp_receive(fd, (size_t)atol(words[5]), early), 0;
         if (!strcmp(mode, "udp-send") && count == 8)
             return udp_send(fd, (size_t)atol(words[5]), atof(words[6]), atof(words[7])), 0;
     } else if (!strcmp(mode, "link-peer")) {

@@ -43,9 +43,9 @@ void watch(int epoll, int fd, uint32_t events, uint64_t data);
 unsigned descriptors(void);
 
 void first(const struct address *a, double seconds);
-int meet(int called, const struct address *a, int *early);
+int meet(int called, const struct address *a, size_t *early);
 void udp_send(int fd, size_t size, double rate, double seconds);
-void udp_receive(int fd, int early);
+void udp_receive(int fd, size_t size, size_t early);
 /* load_link.c: one transfer by a guest of frames, and the server for it. */
 void link_guest(const char *path, int is_up, const struct address *server, double seconds);
 void link_server(const struct address *a);

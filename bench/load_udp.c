@@ -39,8 +39,8 @@ struct datagram {
     uint32_t kind, sequence;
 };
 
-/* A socket that is connected to the other side; `*early` is set if what came was data already. */
-int meet(int called, const struct address *a, int *early)
+/* A socket that is connected to the other side; if what came was data already `*early` is its size. */
+int meet(int called, const struct address *a, size_t *early)
 {
     struct datagram d = {HELLO, 0};
     struct address peer = {.length = sizeof peer.at};
@@ -63,8 +63,9 @@ int meet(int called, const struct address *a, int *early)
         if (send(fd, &d, sizeof d, 0) < 0 && errno != ECONNREFUSED)
             fail("calling the other side");
         struct datagram answer;
-        if (recv(fd, &answer, sizeof answer, 0) == (ssize_t)sizeof answer) {
-            *early = answer.kind == DATA;
+        ssize_t got = recv(fd, &answer, sizeof answer, MSG_TRUNC);
+        if (got >= (ssize_t)sizeof answer) {
+            *early = answer.kind == DATA ? (size_t)got : 0;
             return fd;
         }
     }
@@ -123,15 +124,16 @@ void udp_send(int fd, size_t size, double rate, double seconds)
     }
 }
 
-void udp_receive(int fd, int early)
+/* One of another size than was sent, as who knows no fragments makes of the first, has not been received. */
+void udp_receive(int fd, size_t size, size_t early)
 {
     static uint8_t seen[SEQUENCES / 8];
     struct iovec parts[BATCH];
     struct mmsghdr messages[BATCH];
     struct timeval patience = {.tv_sec = 1};
-    uint64_t received = (uint64_t)early, again = 0, bytes = 0;
+    uint64_t received = early == size, again = 0, spoilt = early && early != size;
     int over = 0;
-    seen[0] = (uint8_t)early; /* the first datagram told that the sender is there */
+    seen[0] = early != 0; /* the first datagram told that the sender is there */
     memset(messages, 0, sizeof messages);
     for (unsigned i = 0; i < BATCH; i++) {
         parts[i] = (struct iovec){buffer[i], DATAGRAM};
@@ -154,14 +156,17 @@ void udp_receive(int fd, int early)
                 over = 1;
             if (d.kind != DATA || d.sequence >= SEQUENCES)
                 continue;
+            if (messages[i].msg_len != size) {
+                spoilt++;
+                continue;
+            }
             if (seen[d.sequence / 8] & 1 << d.sequence % 8) {
                 again++;
                 continue;
             }
             seen[d.sequence / 8] |= (uint8_t)(1 << d.sequence % 8);
             received++;
-            bytes += messages[i].msg_len;
         }
     }
-    printf("{\"received\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"again\": %" PRIu64 "}\n", received, bytes, again);
+    printf("{\"received\": %" PRIu64 ", \"spoilt\": %" PRIu64 ", \"again\": %" PRIu64 "}\n", received, spoilt, again);
 }

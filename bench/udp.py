@@ -103,7 +103,7 @@ def _step(
 ) -> Step:
     port = next(_PORTS)
     sends = ("udp-send", ("to" if direction == "up" else "at"), address, port, size, f"{rate:.0f}", seconds)
-    receives = ("udp-receive", ("at" if direction == "up" else "to"), address, port)
+    receives = ("udp-receive", ("at" if direction == "up" else "to"), address, port, size)
     guest_side, host_side = (sends, receives) if direction == "up" else (receives, sends)
     with load.running(None, *host_side) as host:
         wait_ready(host)

@@ -99,6 +99,10 @@ class Limits:
     """Destinations that one UDP mapping remembers for filtering and ICMP errors."""
     udp_destinations_total: int = 16_384
     """The same for all mappings together, beyond one each; about 8 MiB with their quotes."""
+    udp_receive_buffer: int = 1 << 20
+    """Bytes that the kernel is asked to keep for the socket of a mapping that has answered or sent again."""
+    udp_receive_memory: int = 64 << 20
+    """The same for all mappings together; further ones have what the system gives to every socket."""
     udp_idle: float = 120.0
     """RFC 4787 REQ-5: not less than 2 min."""
     udp_dns_idle: float = 10.0

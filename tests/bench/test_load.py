@@ -94,7 +94,7 @@ def test_the_first_datagram_waits_for_whoever_answers(load: Load) -> None:
 @pytest.mark.parametrize("sender_calls", [True, False])
 def test_datagrams_arrive(load: Load, sender_calls: bool) -> None:
     at, to = ("udp-receive", "udp-send") if sender_calls else ("udp-send", "udp-receive")
-    words = {"udp-send": (64, 2000, 0.2), "udp-receive": ()}
+    words = {"udp-send": (64, 2000, 0.2), "udp-receive": (64,)}
     with load.running(None, at, "at", LOCAL, 7008, *words[at]) as called:
         wait_ready(called)
         with load.running(None, to, "to", LOCAL, 7008, *words[to]) as caller:
@@ -106,13 +106,13 @@ def test_datagrams_arrive(load: Load, sender_calls: bool) -> None:
     assert received["again"] == 0
 
 
-def test_losses_and_copies_are_told_apart(load: Load) -> None:
-    """A relay that loses every tenth datagram and sends every seventh twice."""
+def test_losses_copies_and_shorter_ones_are_told_apart(load: Load) -> None:
+    """A relay that loses every tenth datagram, sends every seventh twice and cuts every thirteenth."""
     with contextlib.ExitStack() as stack:
         relay = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         relay.bind((LOCAL, 0))
         relay.settimeout(5)
-        receiver = stack.enter_context(load.running(None, "udp-receive", "at", LOCAL, 7009))
+        receiver = stack.enter_context(load.running(None, "udp-receive", "at", LOCAL, 7009, 100))
         wait_ready(receiver)
         sender = stack.enter_context(
             load.running(None, "udp-send", "to", LOCAL, relay.getsockname()[1], 100, 1000, 0.2)
@@ -127,15 +127,17 @@ def test_losses_and_copies_are_told_apart(load: Load) -> None:
             caller = source
             kind, sequence = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
             copies = 1 if kind != 2 else 0 if sequence % 10 == 9 else 2 if sequence % 7 == 3 else 1
-            seen[f"{copies} of {kind}"] += 1
+            is_cut = kind == 2 and copies == 1 and sequence % 13 == 2
+            seen["cut" if is_cut else f"{copies} of {kind}"] += 1
             for _ in range(copies):
-                relay.sendto(data, (LOCAL, 7009))
+                relay.sendto(data[:50] if is_cut else data, (LOCAL, 7009))
             if kind == 3:
                 break
         sent, received = result(sender, 10), result(receiver, 10)
-    assert sent["sent"] == seen["0 of 2"] + seen["1 of 2"] + seen["2 of 2"]
+    assert sent["sent"] == seen["0 of 2"] + seen["1 of 2"] + seen["2 of 2"] + seen["cut"]
     assert received["received"] == seen["1 of 2"] + seen["2 of 2"]
     assert received["again"] == seen["2 of 2"] > 0
+    assert received["spoilt"] == seen["cut"] > 0
 
 
 def test_failures_are_sentences(load: Load) -> None:

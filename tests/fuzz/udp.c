@@ -287,6 +287,113 @@ static void call(struct world *world, struct input *input)
     after_call(world);
 }
 
+/* What happens to a fragment, and how often it is sent then. */
+static int spoil_fragment(struct world *world, struct input *input, uint8_t *piece, uint8_t *ip, uint32_t headers)
+{
+    switch (take8(input) % 24) {
+    case 1:
+        return 0;
+    case 2:
+        return 2;
+    case 3:
+        patch(input, piece, headers);
+        break;
+    case 4:
+        ip[1] ^= 0x40; /* another traffic class */
+        break;
+    case 5:
+        piece[take8(input) & 1] = (uint8_t)take8(input); /* of the virtio-net header */
+        break;
+    case 6:
+        call(world, input);
+        break;
+    case 7:
+        call(world, input);
+        world->now += 0.002;
+        call(world, input);
+        break;
+    case 8:
+        ip[*ip >> 4 == 4 ? 7 : 43] ^= 8; /* another offset */
+        break;
+    case 9:
+        withdraw(world, pick_slot(world, input), take8(input) % HOSTS);
+        break;
+    case 10:
+        ts_udp_leave_fragments(world->fast);
+        check_call(world);
+        break;
+    default:
+        break;
+    }
+    return 1;
+}
+
+/* Send the datagram in the `length` bytes behind the IP header at `ip` in fragments of `room` bytes. */
+static void send_fragments(struct world *world, struct input *input, const uint8_t *frame, const uint8_t *ip,
+                           uint32_t length, uint32_t room)
+{
+    static uint8_t piece[TS_FAST_FRAME + 65536];
+    uint32_t is_v6 = *ip >> 4 == 6, header = is_v6 ? 40 : 20, link = (uint32_t)(ip - frame), ident = world->number, at;
+    uint32_t base = TS_FAST_VNET + link + header + (is_v6 ? 8 : 0);
+    uint8_t *copy = piece + TS_FAST_VNET + link;
+
+    for (at = 0; at < length; at += room) {
+        uint32_t part = length - at < room ? length - at : room, more = at + part < length;
+        int times;
+
+        memset(piece, 0, TS_FAST_VNET);
+        memcpy(piece + TS_FAST_VNET, frame, link + header);
+        if (is_v6) {
+            ts_put16(copy + 4, 8 + part);
+            copy[40] = copy[6];
+            copy[41] = 0;
+            copy[6] = 44;
+            ts_put16(copy + 42, at | more);
+            ts_put32(copy + 44, ident);
+        } else {
+            ts_put16(copy + 2, 20 + part);
+            ts_put16(copy + 4, ident);
+            ts_put16(copy + 6, (copy[6] & 0x40u) << 8 | more << 13 | at >> 3);
+        }
+        memcpy(piece + base, ip + header + at, part);
+        times = spoil_fragment(world, input, piece + TS_FAST_VNET, copy, base - TS_FAST_VNET);
+        if (!is_v6) {
+            ts_put16(copy + 10, 0);
+            ts_put16(copy + 10, ~plain_sum(copy, 20, 0) & 0xffff);
+        }
+        while (times--)
+            send(world->guest, piece, base + part, MSG_NOSIGNAL);
+    }
+}
+
+static void guest_sends_fragments(struct world *world, struct input *input)
+{
+    static const uint32_t rooms[] = {1480, 1448, 8, 576, 4096, 20000};
+    uint32_t at = take8(input) % SLOTS, host = take8(input) % HOSTS, how = take8(input), room = PICK(input, rooms);
+    struct slot *slot = &world->slots[at];
+    struct shape shape = {.l2 = world->fast->l2, .udp = 1, .ttl = 64, .id = at};
+    uint8_t *frame = scratch, *ip = frame + (world->fast->l2 ? TS_ETHERNET : 0);
+    size_t header, length;
+
+    shape.family = slot->family == 6 ? 6 : 4;
+    shape.size = PICK(input, sizes);
+    if (how & 1)
+        shape.ttl = (uint8_t)take8(input);
+    header = put_headers(frame, &shape);
+    length = header + shape.size;
+    while (shape.size / room > 80)
+        room *= 2;
+    put_path_key(ip + (shape.family == 4 ? 12 : 8), shape.family, at, host);
+    if (shape.family == 4 && slot->socket)
+        ip[6] = !slot->socket->dont_fragment != !(how & 2) ? 0 : 0x40;
+    fill_numbered(frame + header, world->number, shape.size, 0);
+    put_checksums(frame, length, &shape);
+    if (how & 4)
+        ts_put16(frame + header - 2, how & 8 ? ts_get16(frame + header - 2) ^ 1 : 0); /* a wrong checksum, or none */
+    send_fragments(world, input, frame, ip, (uint32_t)(length - header + 8), room);
+    world->number++;
+}
+
 static void set_fault(struct input *input)
 {
     int error = PICK(input, errors);
@@ -319,7 +426,7 @@ static void operate(struct world *world, struct input *input)
 {
     struct slot *slot;
 
-    switch (take8(input) % 20) {
+    switch (take8(input) % 24) {
     case 0:
         slot = pick_slot(world, input);
         open_slot(world, slot, take8(input));
@@ -369,6 +476,12 @@ static void operate(struct world *world, struct input *input)
         world->now += PICK(input, waits);
         world->fast->udp->mtu = PICK(input, mtus);
         break;
+    case 19:
+    case 20:
+    case 21:
+    case 22:
+        guest_sends_fragments(world, input);
+        break;
     default:
         if (take8(input) & 1)
             world->fast->udp->uso ^= 1;
@@ -394,6 +507,7 @@ static void open_world(struct world *world, struct input *input)
     world->before = world->number - 1;
     fast->udp->mtu = PICK(input, mtus);
     fast->udp->uso = how >> 1 & 1;
+    fast->udp->most_pieces = how & 128 ? 4 : 128;
     for (i = 0; i < (how >> 2 & 3); i++)
         open_slot(world, &world->slots[i], how >> 4);
 }

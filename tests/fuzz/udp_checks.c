@@ -80,6 +80,58 @@ static void check_arrived(struct world *world)
         }
 }
 
+/* The datagram that the guest puts together of what comes from the C side. */
+static struct {
+    uint8_t bytes[8 + 65536];
+    uint32_t length, ident;
+} whole;
+
+/* 1 if that is complete now. */
+static int join(const uint8_t *data, uint32_t size, uint32_t offset, uint32_t ident, uint32_t more)
+{
+    CHECK(size && !(more && size & 7) && offset + size <= 65535);
+    if (!offset) {
+        whole.length = 0;
+        whole.ident = ident;
+    }
+    if (offset != whole.length || ident != whole.ident)
+        return 0; /* one has been lost by a fault */
+    memcpy(whole.bytes + offset, data, size);
+    whole.length += size;
+    return !more;
+}
+
+/* A fragment from the C side to the guest. */
+static void check_fragment(struct world *world, const uint8_t *data, size_t length)
+{
+    const struct ts_fast *fast = world->fast;
+    const uint8_t *frame = data + TS_FAST_VNET, *ip = frame + (fast->l2 ? TS_ETHERNET : 0);
+    int family = ip[0] >> 4;
+    uint32_t header = family == 4 ? 20 : 48, size = (uint32_t)(data + length - ip) - header, port, word, is_whole;
+    static const uint8_t no_vnet[TS_FAST_VNET];
+    struct slot *slot;
+
+    CHECK(!memcmp(data, no_vnet, TS_FAST_VNET) && header + size <= fast->udp->mtu);
+    if (family == 4) {
+        CHECK(plain_sum(ip, 20, 0) == 0xffff && ts_get16(ip + 2) == header + size);
+        word = ts_get16(ip + 6);
+        is_whole = (uint32_t)join(ip + 20, size, (word & 0x1fff) << 3, ts_get16(ip + 4), word >> 13 & 1);
+    } else {
+        CHECK(ts_get16(ip + 4) == 8 + size && ip[40] == TS_PROTOCOL_UDP && !ip[41]);
+        word = ts_get16(ip + 42);
+        is_whole = (uint32_t)join(ip + 48, size, word & 0xfff8, ts_get32(ip + 44), word & 1);
+    }
+    if (!is_whole)
+        return;
+    CHECK(ts_get16(whole.bytes + 4) == whole.length && ts_get16(whole.bytes + 6));
+    CHECK(plain_sum(whole.bytes, whole.length, plain_pseudo(ip, TS_PROTOCOL_UDP, whole.length)) == 0xffff);
+    port = ts_get16(whole.bytes + 2) - 40000u;
+    CHECK(port < SLOTS);
+    slot = &world->slots[port];
+    CHECK(slot->socket && slot->family == family && slot->paths[ts_get16(whole.bytes) - HOST_PORT]);
+    slot->last_down = check_payload(whole.bytes + 8, whole.length - 8, 0, slot->last_down);
+}
+
 /* A frame from the C side to the guest. */
 static void check_emitted(struct world *world, const uint8_t *data, size_t length)
 {
@@ -91,7 +143,12 @@ static void check_emitted(struct world *world, const uint8_t *data, size_t lengt
     uint32_t size, port;
     uint16_t header, start, offset, gso_size;
 
-    CHECK(length >= TS_FAST_VNET + l4 + 8 && (family == 4 || family == 6));
+    CHECK(length > TS_FAST_VNET + l4 && (family == 4 || family == 6));
+    if (family == 4 ? ts_get16(ip + 6) & 0x3fff : ip[6] == 44) {
+        check_fragment(world, data, length);
+        return;
+    }
+    CHECK(length >= TS_FAST_VNET + l4 + 8);
     memcpy(&header, data + 2, 2);
     memcpy(&gso_size, data + 4, 2);
     memcpy(&start, data + 6, 2);
@@ -160,6 +217,8 @@ static const struct slot *slot_of_frame(const struct world *world, const struct 
     uint32_t at = ts_get16(udp) - 40000u, host = ts_get16(udp + 2) - HOST_PORT;
     const struct ts_udp_path *path;
 
+    if (*ip >> 4 == 4 && ts_get16(ip + 6) & 0x3fff)
+        return NULL; /* a fragment */
     if (at >= SLOTS || host >= HOSTS || frame->length < (size_t)(udp - frame->data) + 8 + NUMBERED)
         return NULL;
     path = world->slots[at].paths[host];
@@ -177,14 +236,14 @@ static void check_frames(const struct world *world)
     const struct ts_fast *fast = world->fast;
     uint32_t i;
 
-    CHECK(fast->frame_count <= TS_FAST_FRAMES && fast->ready_count <= TS_FAST_EVENTS);
+    CHECK(fast->frame_count <= TS_FAST_LEFT && fast->ready_count <= TS_FAST_EVENTS);
     for (i = 0; i < fast->frame_count; i++) {
         const struct ts_frame *frame = &fast->frames[i];
         size_t base = TS_FAST_VNET + (fast->l2 ? TS_ETHERNET : 0);
         const uint8_t *udp = frame->data + base + (frame->data[base] >> 4 == 4 ? 20 : 40);
         const struct slot *slot;
 
-        CHECK(frame->length <= TS_FAST_FRAME && (!i || frame->data > fast->frames[i - 1].data));
+        CHECK(frame->length <= TS_FAST_FRAME && (!i || frame->order > fast->frames[i - 1].order));
         slot = slot_of_frame(world, frame, udp);
         CHECK(!slot || ts_diff(ts_get32(udp + 8), slot->last_up) > 0);
     }

@@ -10,6 +10,7 @@ import pytest
 from tunstack.errors import DropReason
 from tunstack.ip.udp import UdpDatagram
 from tunstack.limits import Limits
+from tunstack.nat.udp import OFFER_AFTER
 
 from .conftest import Namespace
 from .world import (
@@ -470,6 +471,31 @@ def test_remembered_destinations_are_bounded_for_each_and_for_all() -> None:
         assert min(remembered) >= 1
         w.nat.udp.close()
         assert w.nat.udp.targets == 0
+
+
+def test_mappings_in_use_have_larger_receive_buffers_as_long_as_there_is_memory() -> None:
+    with udp_socket() as one:
+        usual = one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    size = usual + 1000
+    limits = Limits(udp_receive_buffer=size, udp_receive_memory=2 * size)
+    with world(limits=limits) as w, udp_socket() as server:
+
+        def buffer_of(guest_port: int) -> int:
+            sock = next(m.socket.sock for m in w.nat.udp._mappings.values() if m.guest_port == guest_port)
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+        def use(guest_port: int) -> None:
+            for _ in range(OFFER_AFTER):
+                w.send_udp(LOOPBACK_ALIAS, port_of(server), b"x", src_port=guest_port)
+
+        w.send_udp(LOOPBACK_ALIAS, port_of(server), b"x", src_port=1)
+        assert buffer_of(1) == usual
+        for guest_port in (1, 2, 3):
+            use(guest_port)
+        assert [buffer_of(port) > usual for port in (1, 2, 3)] == [True, True, False]
+        w.nat.udp.remove(next(iter(w.nat.udp._mappings.values())))
+        use(4)
+        assert buffer_of(4) > usual
 
 
 def test_a_busy_mapping_does_not_starve_others() -> None:

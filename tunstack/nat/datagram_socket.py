@@ -112,6 +112,12 @@ class DatagramSocket:
         """What the last datagram had; False before the first."""
         return bool(self._dont_fragment)
 
+    def enlarge(self, size: int) -> None:
+        """Let the kernel keep `size` bytes of what was not received yet, as far as it allows that."""
+        with contextlib.suppress(OSError):
+            if self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < size:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
     def accept_trains(self) -> None:
         """Let the kernel hand over datagrams of one sender and one size together, where it can.
 

@@ -44,7 +44,7 @@ from tunstack.nat.routes import Route, Routes
 RECEIVE_BURST = 32
 """Most datagrams read from one socket per wake-up, so that a busy one starves nobody."""
 OFFER_AFTER = 2
-"""Datagrams to and from a destination before an accelerator is asked to carry it: one question is no gain."""
+"""Datagrams to and from a destination before it is worth an accelerator and a buffer: not one question."""
 _DNS = 53
 
 
@@ -55,7 +55,16 @@ class UdpNat:
         routed: the flows to destinations that routes lead elsewhere.
     """
 
-    __slots__ = ("_context", "_mappings", "_routes", "endpoint_filtering", "routed", "services", "targets")
+    __slots__ = (
+        "_context",
+        "_mappings",
+        "_receive_memory",
+        "_routes",
+        "endpoint_filtering",
+        "routed",
+        "services",
+        "targets",
+    )
 
     def __init__(self, context: Context, *, services: Services, endpoint_filtering: bool = False) -> None:
         """`services`: who gets datagrams to own addresses before this."""
@@ -69,6 +78,7 @@ class UdpNat:
         self.endpoint_filtering = endpoint_filtering
         self.targets = 0
         """Destinations that all mappings together remember."""
+        self._receive_memory = context.limits.udp_receive_memory
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -124,6 +134,7 @@ class UdpNat:
         if mapping.lease is not None:
             mapping.lease.end()
         del self._mappings[mapping.guest, mapping.guest_port]
+        self._receive_memory += mapping.receive_buffer
         self.targets -= mapping.remembered
         context = self._context
         context.timers.cancel(mapping)
@@ -136,6 +147,17 @@ class UdpNat:
         self.routed.close()
         for mapping in list(self._mappings.values()):
             self.remove(mapping)
+
+    def enlarge(self, mapping: UdpMapping) -> None:
+        """Give `mapping` a larger receive buffer, if there is memory for one.
+
+        What the system gives every socket is 2 ms of a fast sender; the gateway may be held up for longer.
+        """
+        size = self._context.limits.udp_receive_buffer
+        if not mapping.receive_buffer and size <= self._receive_memory:
+            self._receive_memory -= size
+            mapping.receive_buffer = size
+            mapping.socket.enlarge(size)
 
     def touch(self, mapping: UdpMapping) -> None:
         """`mapping` is in use."""
@@ -230,6 +252,7 @@ class UdpMapping:
 
     Attributes:
         lease: held while an accelerator carries some of its destinations.
+        receive_buffer: bytes of `Limits.udp_receive_memory` that it has.
     """
 
     __slots__ = (
@@ -243,6 +266,7 @@ class UdpMapping:
         "guest",
         "guest_port",
         "lease",
+        "receive_buffer",
         "socket",
     )
 
@@ -257,6 +281,7 @@ class UdpMapping:
         self._outstanding: int | None = 0
         """Answers from port 53 still to come; None once it has sent elsewhere."""
         self._burst = 1
+        self.receive_buffer = 0
         self.lease: DatagramLease | None = None
 
     @property
@@ -430,6 +455,8 @@ class UdpMapping:
 
     def _consider(self, key: Destination, target: _Target) -> None:
         target.count += 1
+        if target.count == OFFER_AFTER and self._outstanding is None:
+            self._nat.enlarge(self)
         carrier = self._context.carrier
         if (
             carrier is not None
