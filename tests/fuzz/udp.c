@@ -320,7 +320,7 @@ static int spoil_fragment(struct world *world, struct input *input, uint8_t *pie
         break;
     case 10:
         ts_udp_leave_fragments(world->fast);
-        check_call(world);
+        check_frames(world);
         break;
     default:
         break;
@@ -361,6 +361,8 @@ static void send_fragments(struct world *world, struct input *input, const uint8
             ts_put16(copy + 10, 0);
             ts_put16(copy + 10, ~plain_sum(copy, 20, 0) & 0xffff);
         }
+        if (length <= room && times > 1)
+            times = 1; /* it is whole, and comes but once */
         while (times--)
             send(world->guest, piece, base + part, MSG_NOSIGNAL);
     }
@@ -424,9 +426,14 @@ static void set_fault(struct input *input)
 
 static void operate(struct world *world, struct input *input)
 {
+    uint32_t what = take8(input);
     struct slot *slot;
 
-    switch (take8(input) % 24) {
+    if (what >= 240) {
+        guest_sends_fragments(world, input);
+        return;
+    }
+    switch (what % 20) {
     case 0:
         slot = pick_slot(world, input);
         open_slot(world, slot, take8(input));
@@ -475,12 +482,6 @@ static void operate(struct world *world, struct input *input)
     case 18:
         world->now += PICK(input, waits);
         world->fast->udp->mtu = PICK(input, mtus);
-        break;
-    case 19:
-    case 20:
-    case 21:
-    case 22:
-        guest_sends_fragments(world, input);
         break;
     default:
         if (take8(input) & 1)

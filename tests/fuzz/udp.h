@@ -44,6 +44,8 @@ void fill_numbered(uint8_t *at, uint32_t number, uint32_t size, uint32_t segment
 void check_world(const struct world *world);
 /* After each call of the C side, before what it has left for Python is dealt with. */
 void check_call(struct world *world);
+/* Frames that are left for Python. */
+void check_frames(const struct world *world);
 /* A path has been given the key of another. */
 bool is_taken(const struct world *world, const struct ts_udp_path *path);
 

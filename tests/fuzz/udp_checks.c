@@ -231,7 +231,7 @@ static const struct slot *slot_of_frame(const struct world *world, const struct 
 }
 
 /* Frames that are left for Python: in the order in which they came, and none of a path has been overtaken. */
-static void check_frames(const struct world *world)
+void check_frames(const struct world *world)
 {
     const struct ts_fast *fast = world->fast;
     uint32_t i;
