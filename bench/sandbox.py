@@ -36,6 +36,8 @@ ROUTES = (("198.51.100.1/24", "198.51.100.254"), ("2001:db8::1/64", "2001:db8::f
 
 SETTINGS = {
     "net/ipv4/ip_local_port_range": "1024 65535",
+    # All but those of the servers, and of `bench udp`.
+    "net/ipv4/ip_local_reserved_ports": "7000-7099,20000-29999",
     "net/ipv4/tcp_tw_reuse": "1",  # or a port could be used once a minute only
     "net/ipv6/conf/default/accept_dad": "0",  # a second or two before an address may be used
 }

@@ -188,15 +188,19 @@ static uint32_t fill_messages(struct group *group, uint32_t at)
 
     for (; at < group->count; at = end) {
         const struct ts_collected *first = group->frames[at];
+        struct msghdr *message = &group->messages[count].msg_hdr;
 
         end = find_train(group, at);
         for (i = at; i < end; i++) {
             group->views[i].iov_base = (void *)(uintptr_t)group->frames[i]->payload;
             group->views[i].iov_len = group->frames[i]->size;
         }
-        fill_message(&group->messages[count].msg_hdr, first, first->assembly ? first->assembly->views : &group->views[at],
-                     first->assembly ? first->assembly->count : end - at,
-                     end - at > 1 ? first->size : first->segment, &group->controls[count]);
+        fill_message(message, first, &group->views[at], end - at, end - at > 1 ? first->size : first->segment,
+                     &group->controls[count]);
+        if (first->assembly) {
+            message->msg_iov = first->assembly->views;
+            message->msg_iovlen = first->assembly->count;
+        }
         group->ends[count++] = end;
     }
     return count;
