@@ -61,7 +61,7 @@ def measure(plan: RoutePlan, session: Session) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-routes-") as folder, contextlib.ExitStack() as stack:
         path = str(Path(folder, "service"))
         for server in (socket.socket(socket.AF_UNIX), socket.socket()):
-            stack.enter_context(server)
+            stack.callback(_close, server)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(path if server.family == socket.AF_UNIX else (SERVER_ADDRESS, _PORT))
             server.listen()
@@ -89,6 +89,13 @@ def _transfer(peer: Routed, host: str, direction: str, seconds: float) -> Mappin
     if done.returncode:
         raise BenchError(f"the client in the guest ended with: {done.stderr.strip()[-300:]}")
     return {"bits_per_second": float(done.stdout)}
+
+
+def _close(server: socket.socket) -> None:
+    """Listen no longer: a thread that waits in accept() would keep the port, was it not woken."""
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
 
 
 def _serve(server: socket.socket) -> None:
