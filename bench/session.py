@@ -19,6 +19,8 @@ from bench.peers import Peer, speaks, start
 from bench.sample import METRICS, Case, Sample
 from bench.sandbox import BenchError
 
+LAST_WORDS = 2000
+"""Characters of what a gateway that ended by itself has said."""
 PATIENCE = 3
 """Failures in succession after which a peer is left out until its next start."""
 SETTLE = 0.05
@@ -143,8 +145,10 @@ class Field:
     def _ready(self, name: str, family: int) -> Peer | None:
         peer = self._peers.get(name)
         if peer is not None and not peer.alive:
-            self._session.failed(name, BenchError("ended by itself and is started again"))
-            self._stop(name)
+            said = self._stop(name)[-LAST_WORDS:] or "nothing"
+            self._session.failed(
+                name, BenchError(f"ended by itself and is started again; it said last: {said}")
+            )
             peer = self._start(name)
         if peer is None or not self._can(name, peer, family):
             return None
