@@ -674,3 +674,12 @@ def test_the_fast_path_does_what_the_nat_does(
 ) -> None:
     plan = Plan(*link, uso=uso, tight=tight)
     compare(plan, data.draw(schedules(tight)), offers)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_copy_of_a_fragment_that_python_has_is_pythons(family: int) -> None:
+    """The first of them goes to Python with what came before it; C must not begin with its copy."""
+    odd = [Frame(segment=1, size=64), Frame(size=1473, cut=68, tear="lose first")]
+    compare(
+        Plan(family), [("up", [Frame()] * 2), ("up", [*odd, Frame(size=1473, cut=1500, tear="repeat")])], []
+    )

@@ -5,19 +5,55 @@
 #include <stdlib.h>
 
 #define PATIENCE 0.001 /* seconds for which a datagram is waited for */
+/* Seconds for which it is remembered that a datagram is Python's: copies come sooner, the next one of its number later. */
+#define MEMORY 0.1
 
 /* What of a fragment matters here. */
 struct fragment {
     const uint8_t *frame, *ip, *data; /* data: behind the headers */
-    uint32_t frame_length, size, offset, ident;
+    uint32_t frame_length, size, offset;
+    uint64_t key;
     int family, more, traffic_class, dont_fragment;
 };
+
+static const uint8_t *addresses_of(const struct fragment *fragment)
+{
+    return fragment->ip + (fragment->family == 4 ? 12 : 8);
+}
+
+/* The fragments of the datagram `key` go to Python from now on. */
+static void remember(struct ts_fast *fast, uint64_t key)
+{
+    struct ts_udp_state *state = ts_udp_state_of(fast);
+    uint32_t i;
+
+    for (i = 0; i < TS_UDP_LEFT && state->left[i].key != key; i++)
+        ;
+    if (i == TS_UDP_LEFT) {
+        i = state->left_next;
+        state->left_next = (i + 1) % TS_UDP_LEFT;
+    }
+    state->left[i].key = key;
+    state->left[i].until = state->left_until = fast->now + MEMORY;
+}
+
+static int is_left(const struct ts_fast *fast, uint64_t key)
+{
+    const struct ts_udp_state *state = ts_udp_state_of(fast);
+    uint32_t i;
+
+    for (i = 0; state->left_until > fast->now && i < TS_UDP_LEFT; i++)
+        if (state->left[i].key == key)
+            return state->left[i].until > fast->now;
+    return 0;
+}
 
 /* 1 if the frame is a fragment of a datagram, without anything that is Python's to look at. */
 static int parse(const struct ts_fast *fast, const uint8_t *frame, uint32_t length, struct fragment *fragment)
 {
     const uint8_t *packet = frame + TS_FAST_VNET, *ip;
-    uint32_t end, word, header;
+    uint32_t end, word, header, ident;
+    uint8_t number[4];
 
     fragment->family = ts_fast_find_ip(fast, packet, length - TS_FAST_VNET, &ip, &end);
     if (!fragment->family || frame[0] & TS_NEEDS_CHECKSUM || frame[1])
@@ -25,7 +61,7 @@ static int parse(const struct ts_fast *fast, const uint8_t *frame, uint32_t leng
     if (fragment->family == 4) {
         header = 20;
         word = ts_get16(ip + 6);
-        fragment->ident = ts_get16(ip + 4);
+        ident = ts_get16(ip + 4);
         fragment->offset = (word & 0x1fff) << 3;
         fragment->more = word >> 13 & 1;
         fragment->dont_fragment = word >> 14 & 1;
@@ -37,7 +73,7 @@ static int parse(const struct ts_fast *fast, const uint8_t *frame, uint32_t leng
         if (ip[6] != TS_PROTOCOL_FRAGMENT || ip + header > packet + end || ip[40] != TS_PROTOCOL_UDP)
             return 0;
         word = ts_get16(ip + 42);
-        fragment->ident = ts_get32(ip + 44);
+        ident = ts_get32(ip + 44);
         fragment->offset = word & 0xfff8;
         fragment->more = word & 1;
         fragment->dont_fragment = 1;
@@ -48,12 +84,9 @@ static int parse(const struct ts_fast *fast, const uint8_t *frame, uint32_t leng
     fragment->ip = ip;
     fragment->data = ip + header;
     fragment->size = (uint32_t)(packet + end - fragment->data);
+    ts_put32(number, ident);
+    fragment->key = ts_fast_hash(fast, addresses_of(fragment), fragment->family, number);
     return (fragment->offset || fragment->more) && fragment->size && !(fragment->more && fragment->size & 7);
-}
-
-static const uint8_t *addresses_of(const struct fragment *fragment)
-{
-    return fragment->ip + (fragment->family == 4 ? 12 : 8);
 }
 
 /* The open assembly of the same source, destination and identification; NULL: there is none. */
@@ -64,8 +97,8 @@ static struct ts_assembly *find(const struct ts_udp_state *state, const struct f
     for (i = 0; state->open_count && i < TS_UDP_ASSEMBLIES; i++) {
         struct ts_assembly *assembly = state->assemblies[i];
 
-        if (assembly && assembly->state == TS_ASSEMBLY_OPEN && assembly->path &&
-            assembly->ident == fragment->ident && assembly->path->family == fragment->family &&
+        if (assembly && assembly->state == TS_ASSEMBLY_OPEN && assembly->path && assembly->key == fragment->key &&
+            assembly->path->family == fragment->family &&
             !memcmp(assembly->path->address, addresses_of(fragment), fragment->family == 4 ? 8 : 32))
             return assembly;
     }
@@ -123,7 +156,7 @@ static struct ts_assembly *begin(struct ts_fast *fast, const struct fragment *fi
     uint32_t length;
     int hop_limit = first->family == 4 ? first->ip[8] : first->ip[7];
 
-    if (first->offset || first->size < TS_UDP_HEADER || !state->shared.most_pieces)
+    if (first->offset || first->size < TS_UDP_HEADER || !state->shared.most_pieces || is_left(fast, first->key))
         return NULL;
     path = ts_udp_find(fast, addresses_of(first), first->family, first->data);
     length = ts_get16(first->data + 4);
@@ -137,7 +170,7 @@ static struct ts_assembly *begin(struct ts_fast *fast, const struct fragment *fi
     assembly->state = TS_ASSEMBLY_OPEN;
     assembly->path = path;
     assembly->deadline = fast->now + PATIENCE;
-    assembly->ident = first->ident;
+    assembly->key = first->key;
     assembly->traffic_class = first->traffic_class;
     assembly->hop_limit = hop_limit - !path->is_own;
     assembly->dont_fragment = first->dont_fragment;
@@ -209,8 +242,10 @@ enum ts_fragment ts_assembly_take(struct ts_fast *fast, const uint8_t *frame, ui
     assembly = find(state, &fragment);
     if (!assembly)
         assembly = begin(fast, &fragment);
-    if (!assembly)
+    if (!assembly) {
+        remember(fast, fragment.key);
         return TS_FRAGMENT_NOT;
+    }
     if (!fits(fast, assembly, &fragment)) {
         ts_assembly_leave(fast, assembly);
         return TS_FRAGMENT_NOT;
@@ -239,6 +274,7 @@ void ts_assembly_leave(struct ts_fast *fast, struct ts_assembly *assembly)
 
         ts_fast_leave(fast, assembly->memory + piece->at, piece->length, 0, piece->order);
     }
+    remember(fast, assembly->key);
     fast->frames_fast -= assembly->count;
     if (assembly->state == TS_ASSEMBLY_OPEN)
         state->open_count--;
@@ -258,6 +294,7 @@ void ts_assembly_orphan(struct ts_fast *fast, const struct ts_udp_path *path)
         if (assembly && assembly->state == TS_ASSEMBLY_OPEN && assembly->path == path) {
             assembly->path = NULL;
             assembly->deadline = -TS_NEVER;
+            remember(fast, assembly->key);
         }
     }
 }

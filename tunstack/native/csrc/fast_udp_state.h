@@ -10,6 +10,7 @@
 
 #define TS_UDP_HEADER 8
 #define TS_UDP_IDENTS 64 /* counters: those of a hash of source and destination share one */
+#define TS_UDP_LEFT 64
 #define TS_FRAGMENT_HEADER 8
 #define TS_PROTOCOL_FRAGMENT 44
 #define TS_UDP_PIECE_HEADERS (TS_FAST_VNET + TS_FAST_HEAD + TS_FRAGMENT_HEADER)
@@ -55,8 +56,7 @@ struct ts_assembly {
     enum ts_assembly_state state;
     struct ts_udp_path *path; /* NULL: it is carried no longer */
     double deadline;          /* when it is left to Python, which may wait for longer */
-    /* key, beside the family and the addresses of the path */
-    uint32_t ident;
+    uint64_t key;             /* of family, addresses and identification */
     int traffic_class, hop_limit, dont_fragment;
     uint32_t length;   /* of UDP header and payload */
     uint32_t next;     /* offset of the fragment that is due */
@@ -83,6 +83,13 @@ struct ts_udp_state {
     uint32_t batch_count;
     struct ts_assembly *assemblies[TS_UDP_ASSEMBLIES]; /* NULL: never needed yet */
     uint32_t open_count;
+    /* Datagrams of which fragments have gone to Python, and until when all of them do; the oldest are replaced. */
+    struct {
+        uint64_t key;
+        double until;
+    } left[TS_UDP_LEFT];
+    uint32_t left_next;
+    double left_until; /* the latest of them */
     uint8_t *memory, *buffers[TS_UDP_BURST];
 };
 
