@@ -101,7 +101,7 @@ def test_a_datagram_whose_fragments_do_not_come_soon_is_pythons(link: tuple[int,
         assert [payload for payload, _ in s.at_host()[0, 5000]] == [payload_of(1, 8192)]
 
 
-@pytest.mark.parametrize("how", ["taken back", "forgotten"])
+@pytest.mark.parametrize("how", ["taken back", "forgotten", "closed"])
 def test_fragments_that_c_has_are_not_lost_with_the_path(how: str) -> None:
     with side(Plan(), True, free_ports()) as s:
         establish(s)
@@ -111,6 +111,10 @@ def test_fragments_that_c_has_are_not_lost_with_the_path(how: str) -> None:
         turn(s.engine, s.fast, s.now, True)
         if how == "taken back":
             s.take_back()
+        elif how == "closed":
+            s.engine._fast, s.fast = s.fast, None
+            s.nat.set_carrier(None)
+            s.engine._close_fast(s.now)
         else:
             s.fast.datagrams.recall()
             turn(s.engine, s.fast, s.now, True)

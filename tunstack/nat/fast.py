@@ -206,14 +206,14 @@ class FastFlows:
     def close(self, now: float) -> list[memoryview]:
         """Take everything back: the device is gone, or shaped from now on.
 
-        Returns frames that C has kept, virtio-net header first: fragments, which are Python's now.
+        Returns copies of frames that C has kept, virtio-net header first: fragments, which are Python's now.
         """
         self.datagrams.close()
         for held in list(self._leases.values()):
             self.take_back(held, now)
         self._candidates.clear()
         self.fast.leave_fragments()
-        return self.fast.frames()
+        return [memoryview(bytes(frame)) for frame in self.fast.frames()]
 
     def take_back(self, held: _Lease, now: float) -> None:
         """End a lease."""
