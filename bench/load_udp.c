@@ -133,7 +133,7 @@ void udp_receive(int fd, size_t size, size_t early)
     struct timeval patience = {.tv_sec = 1};
     uint64_t received = early == size, again = 0, spoilt = early && early != size;
     int over = 0;
-    seen[0] = early != 0; /* the first datagram told that the sender is there */
+    seen[0] = early == size; /* the first datagram told that the sender is there */
     memset(messages, 0, sizeof messages);
     for (unsigned i = 0; i < BATCH; i++) {
         parts[i] = (struct iovec){buffer[i], DATAGRAM};

@@ -400,45 +400,28 @@ def make_frames(plan: Plan, frame: Frame, ports: list[int], number: int) -> list
     """The frames on the device that `frame` is, in the order in which they come."""
     if not frame.cut:
         return [make_frame(plan, frame, ports, number)]
-    whole = make_frame(plan, dataclasses.replace(frame, trust=frame.trust or 2, segment=0), ports, number)
-    vnet, packet = whole[: VNET_HEADER.size], bytearray(whole[VNET_HEADER.size :])
-    base = 14 if plan.l2 else 0
-    header = ip_header_length(plan)
-    if vnet[0] & 1:
-        udp = packet[base + header :]
-        checksum = ~native.ones_sum(udp, 0) & 0xFFFF or 0xFFFF
-        packet[base + header + 6 : base + header + 8] = checksum.to_bytes(2, "big")
-    flags = 2 if frame.trust == 2 else 0
-    body = bytes(packet[base + header :])
-    src = GUEST[plan.family]
-    dst = bytes(packet[base + header - len(src) : base + header])
-    room = frame.cut - header - (0 if plan.family == 4 else ipv6.FRAGMENT_LENGTH)
+    # Checksums of what is sent in fragments are complete, or there is none.
+    whole = make_frame(
+        plan, dataclasses.replace(frame, trust=3 if frame.trust == 3 else 0, segment=0), ports, number
+    )
+    packet = whole[VNET_HEADER.size :]
+    src, base = GUEST[plan.family], 14 if plan.l2 else 0
+    ip = ipv4 if plan.family == 4 else ipv6
+    end = base + ip.HEADER_LENGTH
+    dst = packet[end - len(src) : end]
+    room = frame.cut - ip.HEADER_LENGTH - (0 if plan.family == 4 else ipv6.FRAGMENT_LENGTH)
+    vnet = VNET_HEADER.pack(2 if frame.trust == 2 else 0, 0, 0, 0, 0, 0)
     made = []
-    for place, (offset, piece, more) in enumerate(ipv4.cut(body, room)):
+    for place, (offset, piece, more) in enumerate(ipv4.cut(packet[end:], room)):
         tos = frame.tos ^ 0x10 if frame.tear == "mark" and place == 1 else frame.tos
-        if plan.family == 4:
-            head = ipv4.emit(
-                src,
-                dst,
-                UDP,
-                len(piece),
-                ident=number & 0xFFFF,
-                hop_limit=frame.ttl,
-                traffic_class=tos,
-                dont_fragment=frame.df,
-                more_fragments=more,
-                fragment_offset=offset,
-            )
+        template = ip.HeaderTemplate(src, dst, UDP, frame.ttl, tos)
+        if isinstance(template, ipv4.HeaderTemplate):
+            word = frame.df << 14 | more << 13 | offset >> 3
+            head = template.emit(20 + len(piece), number & 0xFFFF, word)
         else:
-            template = ipv6.HeaderTemplate(src, dst, UDP, frame.ttl, tos)
             head = template.emit_fragment(48 + len(piece), number, offset | more)
-        made.append(VNET_HEADER.pack(flags, 0, 0, 0, 0, 0) + bytes(packet[:base]) + head + piece)
+        made.append(vnet + packet[:base] + head + piece)
     return tear(made, frame.tear)
-
-
-def ip_header_length(plan: Plan) -> int:
-    """Of one without options."""
-    return 20 if plan.family == 4 else 40
 
 
 TEARS = ("swap", "lose first", "lose one", "repeat", "repeat last", "mark", "late", "alone", "pad")

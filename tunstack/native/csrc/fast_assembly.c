@@ -138,12 +138,11 @@ static void begin_quote(struct ts_assembly *assembly, const struct fragment *fir
     memcpy(ip, first->ip, header);
     if (first->family == 6) {
         ip[6] = TS_PROTOCOL_UDP;
-        ts_put16(ip + 4, assembly->length);
     } else {
         ip[6] &= 0x40;
         ip[7] = 0;
-        ts_fix_ip(ip, 4, header, header + assembly->length);
     }
+    ts_fix_ip(ip, first->family, header, header + assembly->length);
     assembly->quote_length = header;
 }
 

@@ -15,11 +15,11 @@ static uint32_t take_idents(struct ts_fast *fast, const struct ts_udp_path *path
 }
 
 /*
- * The virtio-net header, all 0, and the headers of the path at `head` for `length` bytes behind the IP header, which
- * is returned. `word` is that of IPv4 with the fragment's offset.
+ * The virtio-net header, all 0, and the headers of the path at `head` for `length` bytes behind the IP header.
+ * `word` is that of IPv4 with the fragment's offset.
  */
-static uint8_t *put_head(uint8_t *head, const struct ts_udp_path *path, uint32_t traffic_class, uint32_t length,
-                         uint32_t ident, uint32_t word)
+static void put_head(uint8_t *head, const struct ts_udp_path *path, uint32_t traffic_class, uint32_t length,
+                     uint32_t ident, uint32_t word)
 {
     uint8_t *ip = head + TS_FAST_VNET + path->link_length;
 
@@ -27,17 +27,14 @@ static uint8_t *put_head(uint8_t *head, const struct ts_udp_path *path, uint32_t
     memcpy(head + TS_FAST_VNET, path->head, path->head_length);
     if (path->family == 4) {
         ip[1] = (uint8_t)traffic_class;
-        ts_put16(ip + 2, 20 + length);
         ts_put16(ip + 4, ident);
         ts_put16(ip + 6, word);
-        ts_put16(ip + 10, 0);
-        ts_put16(ip + 10, ts_checksum(ip, 20, 0));
+        ts_fix_ip(ip, 4, 20, 20 + length);
     } else {
         ip[0] = (uint8_t)(0x60 | traffic_class >> 4);
         ip[1] = (uint8_t)(traffic_class << 4);
-        ts_put16(ip + 4, length);
+        ts_fix_ip(ip, 6, 40, 40 + length);
     }
-    return ip;
 }
 
 /* The header of a datagram to the guest, the checksum of which is that of the pseudo-header alone. */
