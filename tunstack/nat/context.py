@@ -18,8 +18,10 @@ from tunstack.timers import TimerHeap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tunstack.nat.tcp import TcpNat
     from tunstack.nat.tcp_flow import TcpFlow
     from tunstack.nat.udp import UdpMapping
+    from tunstack.tcp.connection import Connection
 
 
 class Expiring(Protocol):
@@ -149,6 +151,21 @@ class Carrier(Protocol):
 
     def consider(self, flow: TcpFlow) -> None:
         """At the end of the round, see whether `flow` is one that can be carried."""
+        ...
+
+    def serve(self, nat: TcpNat) -> None:
+        """From now on connections may be opened in the place of `nat`."""
+        ...
+
+    def visit(self, request: TcpRequest, connection: Connection, destination: bytes) -> None:
+        """`request` was accepted as `connection`; `destination` was dialled for it.
+
+        The next one from that guest to there would be so, too, unless `recall` is called.
+        """
+        ...
+
+    def recall(self) -> None:
+        """Whatever was decided so far may be decided differently now."""
         ...
 
 

@@ -117,6 +117,10 @@ class DirectDialer:
         _finish(sock, code, (host, dst_port), done, now)
         return ENDED
 
+    def resume(self, sock: socket.socket, dst: bytes, dst_port: int, done: Done) -> Dial:
+        """Go on with a dial by `sock`, which is on its way to `dst`, port `dst_port`."""
+        return _DirectDial(self._poller, sock, (socket.inet_ntop(sock.family, dst), dst_port), done)
+
 
 class _DirectDial:
     """A connect() under way; the token of its socket."""

@@ -13,10 +13,11 @@ budgets as everybody; `_enter` and `_leave` carry them over the border around ea
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunstack.ip import ipv4, ipv6
 from tunstack.ip.header import TCP
+from tunstack.nat.fast_brief import BriefFlows
 from tunstack.nat.fast_udp import FastDatagrams
 from tunstack.nat.poller import ERROR, READ
 from tunstack.nat.tcp_flow import READ_MAXIMUM, READ_MINIMUM, RESUME, TcpFlow
@@ -24,9 +25,13 @@ from tunstack.native.fastpath import FastPath, lib
 from tunstack.stack import Stack
 from tunstack.tcp import lease
 from tunstack.tcp.connection import Connection
+from tunstack.tcp.listener import TcpRequest
 from tunstack.tcp.receiver import DELAYED_ACK
 from tunstack.tcp.right_sizing import SHARE
 from tunstack.tcp.send import SHORT_PATH
+
+if TYPE_CHECKING:
+    from tunstack.nat.tcp import TcpNat
 
 _HEADERS = ipv4.HEADER_LENGTH + 32, ipv6.HEADER_LENGTH + 32
 """Bytes of IP and TCP header, with timestamps."""
@@ -79,6 +84,7 @@ class FastFlows:
 
     Attributes:
         datagrams: those of UDP.
+        briefs: connections that C opens by itself.
         may_offer: False holds offers back.
     """
 
@@ -89,6 +95,7 @@ class FastFlows:
         self.may_offer = True
         self._stack = stack
         self.datagrams = FastDatagrams(fast, stack)
+        self.briefs = BriefFlows(self, stack)
         self.changes = stack.link.changes
         """Of the neighbours, when all leases were last right."""
         self._leases: dict[Any, _Lease] = {}
@@ -110,6 +117,19 @@ class FastFlows:
         flow.rounds += 1
         if flow.rounds > self.patience:
             self._candidates[flow] = None
+
+    def serve(self, nat: TcpNat) -> None:
+        """See `nat.context.Carrier`."""
+        self.briefs.serve(nat)
+
+    def visit(self, request: TcpRequest, connection: Connection, destination: bytes) -> None:
+        """See `nat.context.Carrier`."""
+        self.briefs.visit(request, connection, destination)
+
+    def recall(self) -> None:
+        """See `nat.context.Carrier`."""
+        self.datagrams.recall()
+        self.briefs.recall()
 
     def offer(self) -> None:
         """Offer what was considered and is common; everything must have been flushed."""
@@ -147,18 +167,20 @@ class FastFlows:
         self.datagrams.decide(now)
         for c in self.fast.reports():
             held = self._leases.get(c)
-            if held is None:
+            if held is None and not c.is_brief:
                 continue
             report = c.report
-            if report & lib.TS_REPORT_RETURN:
+            if held is None or report & lib.TS_REPORT_RETURN:
                 reason = c.reason
-                self.take_back(held, now)
+                flow = self._take_return(c, held, now)
+                if flow is None:
+                    continue
                 if reason == lib.TS_END_OF_FILE:
-                    ready.append((held.flow, READ))
+                    ready.append((flow, READ))
                 elif reason == lib.TS_HANG_UP:
-                    ready.append((held.flow, ERROR))
+                    ready.append((flow, ERROR))
                 elif reason == lib.TS_SOCKET_ERROR:
-                    held.flow.fail(now)
+                    flow.fail(now)
                 continue
             connection = held.connection
             if report & lib.TS_REPORT_ACKS:
@@ -176,23 +198,23 @@ class FastFlows:
         self.datagrams.count_drops()
         for c in self.fast.reports():
             held = self._leases.get(c)
-            if held is None:
-                continue
-            if c.report & lib.TS_REPORT_RETURN:
-                self.take_back(held, now)
-            elif c.report & lib.TS_REPORT_TIMER:
+            if c.report & lib.TS_REPORT_RETURN and (held is not None or c.is_brief):
+                self._take_return(c, held, now)
+            elif held is not None and c.report & lib.TS_REPORT_TIMER:
                 self._arm(held)
 
     def check_neighbours(self, now: float) -> None:
         """Take back the flows whose neighbour has another MAC, or none that is known to be right."""
         self.changes = self._stack.link.changes
         self.datagrams.check_neighbours(now)
+        self.briefs.check_neighbours(now)
         for held in list(self._leases.values()):
             if self._stack.link.known_header(held.connection.remote) != held.link_header:
                 self.take_back(held, now)
 
     def take_train_limit(self) -> None:
         """The stack's limit for super-segments has changed: C's flows go by the new one."""
+        self.briefs.recall()
         for held in self._leases.values():
             held.c.train = held.connection.sender.train_limit
 
@@ -209,6 +231,7 @@ class FastFlows:
         Returns copies of frames that C has kept, virtio-net header first: fragments, which are Python's now.
         """
         self.datagrams.close()
+        self.briefs.close(now)
         for held in list(self._leases.values()):
             self.take_back(held, now)
         self._candidates.clear()
@@ -221,15 +244,34 @@ class FastFlows:
         connection = held.connection
         del self._leases[c]
         connection.lease = None
-        self._enter()
-        self.fast.remove(c)
-        queued, readable, sent = self.fast.drain(c)
-        self._leave()
+        queued, readable, sent = self.withdraw(c)
         lease.restore(connection, c, queued, readable, sent, now)
         held.flow.take_over(c, now)
         self._stack.rearm(connection)
         self.fast.free(c)
         self._candidates[held.flow] = None
+
+    def withdraw(self, c: Any) -> tuple[bytes, bytes, list[tuple[int, int, float]]]:
+        """C carries `c` no longer; see `FastPath.drain`."""
+        self._enter()
+        self.fast.remove(c)
+        rest = self.fast.drain(c)
+        self._leave()
+        return rest
+
+    def describe(self, connection: Connection, c: Any, link_header: bytes) -> None:
+        """See `lease.fill`. MemoryError."""
+        lease.fill(self.fast, connection, c, link_header + _ip_header(connection), len(link_header))
+
+    def _take_return(self, c: Any, held: _Lease | None, now: float) -> TcpFlow | None:
+        """What C has returned is Python's: the flow, if there is one."""
+        if held is not None:
+            self.take_back(held, now)
+            return held.flow
+        flow = self.briefs.take(c, now)
+        if flow is not None:
+            self._candidates[flow] = None
+        return flow
 
     def _offer(self, flow: TcpFlow) -> None:
         connection = flow.connection
@@ -241,9 +283,8 @@ class FastFlows:
         flow.lend(c)
         c.armed = self._stack.timer_of(connection)
         self._enter()
-        head = link_header + _ip_header(connection)
         try:
-            lease.fill(fast, connection, c, head, len(link_header))
+            self.describe(connection, c, link_header)
             taken = fast.offer(c)
         except MemoryError:
             fast.free(c)
@@ -270,6 +311,7 @@ class FastFlows:
         c.send_free = pool.limit - pool.used
         c.keep_free = kept.limit - kept.used
         c.receive_free = account.limit - account.used
+        self.briefs.enter()
 
     def _leave(self) -> None:
         c = self.fast.c
@@ -279,6 +321,7 @@ class FastFlows:
         pool.used = pool.limit - c.send_free
         kept.used = kept.limit - c.keep_free
         account.used = account.limit - c.receive_free
+        self.briefs.leave()
 
 
 def _ip_header(connection: Connection) -> bytes:

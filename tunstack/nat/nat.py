@@ -18,7 +18,7 @@ from tunstack.limits import Limits
 from tunstack.nat import descriptors, echo, portable
 from tunstack.nat.channel import Accept, Opener
 from tunstack.nat.config import NatConfig, Publish
-from tunstack.nat.context import Carrier, Context, Counters, Services, TcpService, UdpService
+from tunstack.nat.context import Carrier, Context, Counters, ServiceKey, Services, TcpService, UdpService
 from tunstack.nat.dialer import Dialer, DirectDialer
 from tunstack.nat.forward import TcpForward, open_listener
 from tunstack.nat.forward_datagrams import DatagramForward, DatagramTarget
@@ -83,6 +83,8 @@ class Nat:
         self.tcp = TcpNat(self._context, dialer or DirectDialer(poller))
         self.udp = UdpNat(self._context, services=self.services, endpoint_filtering=config.endpoint_filtering)
         self.echo = echo.EchoNat(self._context, echo_mode)
+        self.policy.on_forget = self._recall
+        self.services.on_add = self._service_added
         self.forwards: list[AnyForward] = []
         if self.echo.mode == "none":
             self.notices.append(echo.NOTICE)
@@ -149,6 +151,7 @@ class Nat:
             self.udp.add_route(route)
         else:
             self.tcp.routes.add(route)
+            self._recall()
 
     def remove_route(self, route: Route) -> None:
         """Follow it no longer; TCP flows that were dialled stay, those of UDP end."""
@@ -156,6 +159,7 @@ class Nat:
             self.udp.remove_route(route)
         else:
             self.tcp.routes.remove(route)
+            self._recall()
 
     def stop_forward(self, forward: AnyForward) -> None:
         """Close its listener; TCP flows to guests go on."""
@@ -165,6 +169,20 @@ class Nat:
     def set_carrier(self, carrier: Carrier | None) -> None:
         """From now on `carrier` is asked to carry established flows."""
         self._context.carrier = carrier
+        if carrier is not None:
+            carrier.serve(self.tcp)
+
+    def _recall(self) -> None:
+        carrier = self._context.carrier
+        if carrier is not None:
+            carrier.recall()
+
+    def _service_added(self, key: ServiceKey) -> None:
+        carrier = self._context.carrier
+        if carrier is not None and key[0] == UDP:
+            carrier.datagrams.recall(key[1:])
+        elif carrier is not None:
+            carrier.recall()
 
     def handle(self, event: Event, now: float) -> None:
         """Act on an event of the stack."""

@@ -21,14 +21,24 @@ not delay a good one.
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from tunstack.errors import DropReason, LocalError
 from tunstack.ip.header import TCP
 from tunstack.ip.icmp import IcmpErrorKind
 from tunstack.nat.context import Context
-from tunstack.nat.dialer import Dial, Dialer, Outcome, Refusal, reset_and_close
+from tunstack.nat.dialer import (
+    Dial,
+    Dialer,
+    DirectDialer,
+    Outcome,
+    Refusal,
+    refusal_of,
+    reset_and_close,
+)
 from tunstack.nat.routes import Routes
 from tunstack.nat.tcp_flow import TcpFlow
+from tunstack.tcp.connection import Connection
 from tunstack.tcp.listener import TcpRequest
 
 _ANSWERS = {
@@ -91,12 +101,60 @@ class TcpNat:
             return
         context.counters.tcp_dials += 1
         pending = _Pending(self, request)
+        if route is None and isinstance(dialer, DirectDialer) and context.policy.is_lasting:
+            pending.destination = destination
         dial = dialer.dial(destination, request.dst_port, now, pending.done)
         if pending.open:
-            pending.dial = dial
-            self._pending[request] = pending
-            self._guests.setdefault(request.src, {})[pending] = None
-            context.timers.set(pending, now + context.limits.dial_timeout)
+            self._wait(pending, dial, now)
+
+    # an accelerator that dials in our place
+
+    @property
+    def free_descriptors(self) -> int:
+        """How many descriptors there may be besides."""
+        budget = self._context.budget
+        return budget.limit - budget.used
+
+    def count_brief(self, dials: int, accepted: int, descriptors: int) -> None:
+        """The accelerator has dialled and accepted so many, and has so many descriptors more, or less."""
+        counters = self._context.counters
+        counters.tcp_dials += dials
+        counters.tcp_flows += accepted
+        self._context.budget.used += descriptors
+
+    def adopt_dial(
+        self, request: TcpRequest, sock: socket.socket, code: int, started: float, now: float
+    ) -> None:
+        """Go on with a dial by `sock`, which was `started` and has failed with errno `code`, unless 0."""
+        context = self._context
+        self._make_room(request.src)
+        context.budget.used += 1
+        pending = _Pending(self, request)
+        if code:
+            family = sock.family
+            sock.close()
+            self.finish(pending, refusal_of(code, family), now)
+            return
+        pending.destination = context.policy.decide(
+            TCP, request.src, request.dst, request.dst_port
+        ).destination
+        dialer = self._dialer
+        assert isinstance(dialer, DirectDialer)
+        dial = dialer.resume(sock, pending.destination, request.dst_port, pending.done)
+        self._wait(pending, dial, started)
+
+    def adopt_flow(self, connection: Connection, sock: socket.socket, brief: Any) -> TcpFlow:
+        """Go on with a flow that the accelerator has opened; `brief` is its `struct ts_brief`."""
+        self._context.budget.used += 1
+        flow = TcpFlow(self._context, self.flows, connection, sock, brief.opened_at)
+        flow.adopt(brief)
+        return flow
+
+    def _wait(self, pending: _Pending, dial: Dial, started: float) -> None:
+        pending.dial = dial
+        self._pending[pending.request] = pending
+        self._guests.setdefault(pending.request.src, {})[pending] = None
+        self._context.timers.set(pending, started + self._context.limits.dial_timeout)
 
     def close(self) -> None:
         """Give up all dials and reset all flows."""
@@ -130,6 +188,8 @@ class TcpNat:
             return
         context.counters.tcp_flows += 1
         TcpFlow(context, self.flows, connection, outcome, now)
+        if pending.destination is not None and (carrier := context.carrier) is not None:
+            carrier.visit(pending.request, connection, pending.destination)
 
     def expire(self, pending: _Pending, now: float) -> None:
         """A destination has been silent for too long."""
@@ -182,13 +242,15 @@ class TcpNat:
 class _Pending:
     """A dial under way and the request that waits for it."""
 
-    __slots__ = ("_nat", "dial", "open", "request")
+    __slots__ = ("_nat", "destination", "dial", "open", "request")
 
     def __init__(self, nat: TcpNat, request: TcpRequest) -> None:
         self._nat = nat
         self.request = request
         self.dial: Dial | None = None
         self.open = True
+        self.destination: bytes | None = None
+        """Who is dialled, if the next dial would not need a decision."""
 
     def done(self, outcome: Outcome, now: float) -> None:
         if self.open:

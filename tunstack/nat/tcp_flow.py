@@ -229,6 +229,16 @@ class TcpFlow:
         self.bytes_up = flow.bytes_up
         self.bytes_down = flow.bytes_down
 
+    def adopt(self, brief: Any) -> None:
+        """Go on from where the accelerator is that has opened the flow; `brief` is its `struct ts_brief`."""
+        if brief.established_at < 0:
+            return
+        self._opening = False
+        self._up_done = bool(brief.is_shut)
+        self._context.timers.set(self, brief.established_at + self._context.limits.tcp_idle)
+        self._want(_FROM_EPOLL[brief.flow.interest])
+        self.take_over(brief.flow, brief.established_at)
+
     def fail(self, now: float) -> None:
         """The accelerator found the socket broken, and took the error from it."""
         if self._sock is not None:

@@ -33,7 +33,7 @@ from tunstack.errors import DropReason
 from tunstack.ip.header import UDP
 from tunstack.ip.udp import UdpDatagram
 from tunstack.nat.channel import QUOTE
-from tunstack.nat.context import Context, DatagramLease, Destination, ServiceKey, Services
+from tunstack.nat.context import Context, DatagramLease, Destination, Services
 from tunstack.nat.datagram_socket import Address, DatagramSocket, traffic_class_of, train_size_of
 from tunstack.nat.error_queue import QueuedError
 from tunstack.nat.poller import ERROR, READ
@@ -70,8 +70,6 @@ class UdpNat:
         """`services`: who gets datagrams to own addresses before this."""
         self._context = context
         self.services = services
-        services.on_add = self._service_added
-        context.policy.on_forget = self._recall
         self._mappings: OrderedDict[tuple[bytes, int], UdpMapping] = OrderedDict()
         self._routes = Routes()
         self.routed = RoutedUdp(context)
@@ -178,11 +176,6 @@ class UdpNat:
         carrier = self._context.carrier
         if carrier is not None:
             carrier.datagrams.recall()
-
-    def _service_added(self, key: ServiceKey) -> None:
-        carrier = self._context.carrier
-        if carrier is not None and key[0] == UDP:
-            carrier.datagrams.recall(key[1:])
 
     def _open(self, key: tuple[bytes, int], now: float) -> UdpMapping | None:
         context = self._context

@@ -47,6 +47,7 @@ def _fastpath_cdef() -> str:
     parts = []
     headers = {
         "fastpath": "TS_FAST_FRAMES",
+        "fast_brief": "TS_BRIEF_DOORS",
         "fast_udp": "TS_UDP_QUOTE",
         "fast_stream": "TS_STREAM_FRAME",
         "fast_switch": "TS_SWITCH_PORTS",
@@ -67,9 +68,9 @@ if _FASTPATH:
 
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
-    _PARTS = ("table", "queue", "input", "output", "stream", "message", "switch", "shape", "loop")
+    _PARTS = ("table", "queue", "input", "output", "brief", "isn", "stream", "message", "switch", "shape")
     _UDP_PARTS = ("udp_table", "udp_up", "udp_down", "assembly")
-    _NAMES += [*(f"fast_{name}" for name in _PARTS + _UDP_PARTS), "pipeline", "queues"]
+    _NAMES += [*(f"fast_{name}" for name in (*_PARTS, *_UDP_PARTS, "loop")), "pipeline", "queues"]
 
 
 def _compile_args() -> list[str]:
@@ -89,6 +90,7 @@ ffibuilder.set_source(
     #endif
     #include "native.h"
     #if defined(__linux__)
+    #include "fast_brief.h"
     #include "fast_shape.h"
     #include "fast_switch.h"
     #include "fast_udp.h"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Protocol
 
 from tunstack.errors import BadPacket, DropCounters
 from tunstack.ip import ipv4, ipv6, layer
@@ -50,10 +51,28 @@ def flow_key(remote: bytes, remote_port: int, local: bytes, local_port: int) -> 
     return remote + local + remote_port.to_bytes(2, "big") + local_port.to_bytes(2, "big")
 
 
+class Accelerator(Protocol):
+    """Who opens connections of its own, of which the stack knows nothing until it has to."""
+
+    def adopt(self, key: FlowKey, now: float) -> None:
+        """Let the stack have the connection, or the request, of `key`, if there is one."""
+        ...
+
+    def adopt_all(self, now: float) -> None:
+        """Let the stack have all of them."""
+        ...
+
+    def claim(self, key: FlowKey, by: int) -> None:
+        """The stack has one more connection or request of `key` (1), or one less (-1)."""
+        ...
+
+
 class Connections:
     """All connections, by key; the host of each of them.
 
     Attributes:
+        accelerator: who opens connections besides.
+        reserved: how many those are.
         now: the time of the call that is being served, in seconds.
         by_key: the table.
         sequence: gives initial sequence numbers and timestamp offsets.
@@ -69,6 +88,7 @@ class Connections:
         "_past",
         "_time_wait",
         "_train_limit",
+        "accelerator",
         "by_key",
         "congestion",
         "drops",
@@ -77,6 +97,7 @@ class Connections:
         "now",
         "receive_account",
         "receive_pool",
+        "reserved",
         "send_pool",
         "sequence",
         "timers",
@@ -105,6 +126,8 @@ class Connections:
         self.receive_pool = PagePool(limits.receive_memory + 2 * PAGE_SIZE * (limits.connections + 1))
         self.receive_account = ReceiveAccount(limits.receive_memory)
         self.by_key: dict[FlowKey, Connection] = {}
+        self.accelerator: Accelerator | None = None
+        self.reserved = 0
         self.sequence = SequenceSource(rng.randbytes(32))
         self.timers: TimerHeap[Connection] = TimerHeap()
         self._time_wait: dict[FlowKey, Connection] = {}
@@ -117,9 +140,25 @@ class Connections:
 
     # the table
 
+    def find(self, key: FlowKey, now: float) -> Connection | None:
+        """The connection of `key`, which nobody else carries any more."""
+        connection = self.by_key.get(key)
+        if connection is not None:
+            if connection.lease is not None:
+                connection.lease.take_back(now)
+        elif self.accelerator is not None:
+            self.accelerator.adopt(key, now)
+            connection = self.by_key.get(key)
+        return connection
+
+    def claim(self, key: FlowKey, by: int) -> None:
+        """There is one more connection or request of `key` (1), or one less (-1)."""
+        if self.accelerator is not None:
+            self.accelerator.claim(key, by)
+
     def make_room(self) -> bool:
         """Whether one more connection may exist; the oldest TIME-WAIT gives way."""
-        if len(self.by_key) < self.limits.connections:
+        if len(self.by_key) + self.reserved < self.limits.connections:
             return True
         for connection in self._time_wait.values():
             connection.retire()
@@ -156,14 +195,28 @@ class Connections:
         )
         connection.sender.train_limit = self._train_limit
         self.by_key[key] = connection
+        self.claim(key, 1)
         return connection
 
     def statistics(self) -> TcpStatistics:
         """What all connections have done since the beginning."""
+        if self.accelerator is not None:
+            self.accelerator.adopt_all(self.now)
         statistics = dataclasses.replace(self._past)
         for connection in self.by_key.values():
             statistics.add(connection)
         return statistics
+
+    def add_past(
+        self, connections: int, bytes_in: int, bytes_out: int, segments_in: int, segments_out: int
+    ) -> None:
+        """So many connections are over that were never here."""
+        past = self._past
+        past.connections += connections
+        past.bytes_in += bytes_in
+        past.bytes_out += bytes_out
+        past.segments_in += segments_in
+        past.segments_out += segments_out
 
     def set_train_limit(self, limit: int | None) -> None:
         """No connection sends more than `limit` bytes in one piece, though two segments it may."""
@@ -180,10 +233,8 @@ class Connections:
             if header.protocol == TCP:
                 segment = tcp_header.parse(memoryview(packet.head)[header.header_length :])
                 key = flow_key(header.dst, segment.dst_port, header.src, segment.src_port)
-                connection = self.by_key.get(key)
+                connection = self.find(key, now)
                 if connection is not None:
-                    if connection.lease is not None:
-                        connection.lease.take_back(now)
                     connection.on_unreachable(segment.seq, 0, now, IcmpErrorKind.HOST_UNREACHABLE)
         except BadPacket as error:
             self.drops.add(error.reason)
@@ -283,5 +334,6 @@ class Connections:
         self._time_wait.pop(connection.key, None)
         if self.by_key.get(connection.key) is connection:
             del self.by_key[connection.key]
+            self.claim(connection.key, -1)
             self._past.add(connection)
         self.timers.cancel(connection)

@@ -91,7 +91,7 @@ class Icmp:
         if error.protocol != TCP or error.quoted_seq is None or error.quoted_dst_port is None:
             raise BadPacket(DropReason.ICMP_NO_MATCH)
         key = flow_key(error.quoted_dst, error.quoted_dst_port, error.quoted_src, error.quoted_src_port)
-        connection = self._connections.by_key.get(key)
+        connection = self._connections.find(key, now)
         if connection is None:
             raise BadPacket(DropReason.ICMP_NO_MATCH)
         mss = 0
@@ -100,8 +100,6 @@ class Icmp:
             if error.mtu < _MIN_PATH_MTU[family]:
                 raise BadPacket(DropReason.ICMP_IGNORED)
             mss = error.mtu - HEADERS_LENGTH[family]
-        if connection.lease is not None:
-            connection.lease.take_back(now)
         connection.on_unreachable(error.quoted_seq, mss, now, error.kind)
 
     # output

@@ -71,8 +71,19 @@ class Opening:
             raise BadPacket(DropReason.TCP_CONNECTION_LIMIT)
         request = TcpRequest(key, header.src, header.dst, segment, header.quote(), now)
         request.above = above
-        self.requests[key] = request
+        self._add(request)
         self._events.append(request)
+
+    def reopened(self, header: IpHeader, segment: Segment, now: float) -> TcpRequest:
+        """A SYN that came at `now`, and that an accelerator has dealt with so far; it is not announced."""
+        key = header.src + header.dst + bytes(header.payload[:4])
+        request = TcpRequest(key, header.src, header.dst, segment, header.quote(), now)
+        self._add(request)
+        return request
+
+    def _add(self, request: TcpRequest) -> None:
+        self.requests[request.key] = request
+        self._connections.claim(request.key, 1)
 
     def withdrawn(self, segment: Segment, key: FlowKey) -> None:
         """A RST without a connection: the guest may have given up its request.
@@ -90,8 +101,12 @@ class Opening:
 
     def accept(self, request: TcpRequest, now: float) -> Connection:
         """Answer `request` by SYN-ACK."""
-        self._take(request)
         self._connections.now = now
+        return self.accept_at(request, now)
+
+    def accept_at(self, request: TcpRequest, now: float) -> Connection:
+        """The same, and that was at `now`."""
+        self._take(request)
         connection = self._connections.make(
             request.key, request.dst, request.dst_port, request.src, request.src_port, now, request.above
         )
@@ -127,6 +142,7 @@ class Opening:
             raise LocalError("the request was answered before")
         request.answered = True
         del self.requests[request.key]
+        self._connections.claim(request.key, -1)
 
     def connect(
         self, local: bytes, local_port: int, remote: bytes, remote_port: int, now: float

@@ -34,7 +34,7 @@ class SegmentInput:
         self, network: Network, connections: Connections, opening: Opening, drops: DropCounters
     ) -> None:
         self._network = network
-        self._connections = connections.by_key
+        self._connections = connections
         self._opening = opening
         self._drops = drops
 
@@ -53,12 +53,10 @@ class SegmentInput:
             if size > gso_size:
                 segment.segments = -(-size // gso_size)
         key = header.src + header.dst + bytes(payload[:4])
-        connection = self._connections.get(key)
+        connection = self._connections.find(key, now)
         if connection is None:
             self._receive_unknown(header, segment, key, now)
             return
-        if connection.lease is not None:
-            connection.lease.take_back(now)
         if connection.state is not State.TIME_WAIT or not _reopens(connection, segment):
             connection.receive(segment, now)
         else:

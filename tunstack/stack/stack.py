@@ -24,13 +24,14 @@ from tunstack.ip.layer import IpLayer
 from tunstack.limits import DEFAULT_LIMITS, Limits
 from tunstack.link.interface import EthernetLink, IpLink
 from tunstack.packet import Buffer, Packet
-from tunstack.stack.connections import Connections
+from tunstack.stack.connections import Accelerator, Connections
 from tunstack.stack.events import Event
 from tunstack.stack.icmp import Icmp
 from tunstack.stack.network import Network
 from tunstack.stack.opening import Opening
 from tunstack.stack.segments import SegmentInput
 from tunstack.tcp import congestion as congestion_control
+from tunstack.tcp import header as tcp_header
 from tunstack.tcp.congestion import CongestionControl
 from tunstack.tcp.connection import Connection
 from tunstack.tcp.hot import NEVER
@@ -262,6 +263,46 @@ class Stack:
         None: it has none, and the pieces are as large as can be.
         """
         self._host.set_train_limit(size)
+
+    # an accelerator
+
+    def set_accelerator(self, accelerator: Accelerator | None) -> None:
+        """Whoever opens connections of its own from now on."""
+        self._host.accelerator = accelerator
+        if accelerator is not None:
+            for table in (self.connections, self.requests):
+                for key in table:
+                    accelerator.claim(key, 1)
+
+    def set_reserved(self, count: int) -> None:
+        """So many connections are the accelerator's, and not in `connections`."""
+        self._host.reserved = count
+
+    def count_past(
+        self, connections: int, bytes_in: int, bytes_out: int, segments_in: int, segments_out: int
+    ) -> None:
+        """So many of its connections are over."""
+        self._host.add_past(connections, bytes_in, bytes_out, segments_in, segments_out)
+
+    def reopen(self, syn: bytes, now: float) -> TcpRequest:
+        """The request that `syn`, an IP packet that came at `now`, made; nobody is told of it.
+
+        Raises:
+            BadPacket: it is none.
+        """
+        header = self.ip.receive(syn, 0, now)
+        if header is None:
+            raise BadPacket(DropReason.TCP_BAD_FLAGS)
+        return self._opening.reopened(header, tcp_header.parse(header.payload), now)
+
+    def accept_at(self, request: TcpRequest, now: float) -> Connection:
+        """`accept` as it was at `now`: the clock of the stack stays as it is."""
+        return self._opening.accept_at(request, now)
+
+    def adopt_all(self) -> None:
+        """Have all connections here that there are. Wake whoever drives the stack."""
+        if self._host.accelerator is not None:
+            self._host.accelerator.adopt_all(self.now)
 
     # TCP
 

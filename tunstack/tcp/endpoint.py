@@ -437,6 +437,30 @@ class Endpoint:
         """Something is still to be done at the end of the batch, or a keep-alive is on."""
         return self._is_marked or self._is_borrowing or self._keep_alive is not None
 
+    def adopt(self, *, answered: bool, established: bool) -> None:
+        """An accelerator has opened the connection (it is in SYN-RECEIVED here): has sent SYN-ACK if it is
+        `answered`, and has had an answer to that if it is `established`.
+        """
+        if not answered:
+            return
+        self._syn_pending = False
+        self.hot.segments_out = 1
+        self.hot.last_ack_sent = self.hot.rcv_nxt
+        if established:
+            self.state = transition(self.state, Event.ACK_OF_SYN)
+            self.sender.syn_acknowledged(add(self.iss, 1))
+
+    def adopt_ends(self, *, received: bool, queued: bool, sent: bool) -> None:
+        """And has received the peer's FIN, has queued or sent ours."""
+        if received:
+            self.receiver.fin_position = self.receiver.position
+            self.receiver.fin_received = True
+            self.state = transition(self.state, Event.FIN)
+        self.sender.fin_queued = queued
+        if sent:
+            self.sender.fin_sent = True
+            self._fin_was_sent()
+
     def resume(self, *, progress: bool) -> None:
         """An accelerator has given the connection back in the middle of a batch: flush it at the end.
 

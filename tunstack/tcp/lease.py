@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunstack.native.fastpath import FastPath
+from tunstack.native.fastpath import FastPath, lib
 from tunstack.tcp.congestion.base import AckBatch
 from tunstack.tcp.connection import Connection
 from tunstack.tcp.hot import NEVER
@@ -140,6 +140,36 @@ def fill(fast: FastPath, connection: Connection, flow: Any, head: bytes, link_le
         fast.fill(flow, view, readable=False)
     for view in receiver.queue.peek():
         fast.fill(flow, view, readable=True)
+
+
+def adopt(
+    connection: Connection,
+    brief: Any,
+    queued: bytes,
+    readable: bytes,
+    sent: list[tuple[int, int, float]],
+    now: float,
+) -> None:
+    """Make `connection`, which has just been opened, what the `struct ts_brief` that opened it is.
+
+    The rest is as for `restore`.
+    """
+    flow = brief.flow
+    phase = flow.phase
+    is_established = brief.established_at >= 0
+    connection.adopt(answered=not brief.syn_due, established=is_established)
+    if not is_established:
+        return
+    if brief.sized_at >= 0:
+        connection.receiver.sizing.resume(
+            brief.sized_at, brief.sized_received, brief.sized_consumed, flow.sizing_due
+        )
+    restore(connection, flow, queued, readable, sent, now)
+    connection.adopt_ends(
+        received=phase in (lib.TS_CLOSE_WAIT, lib.TS_LAST_ACK),
+        queued=bool(flow.fin_queued),
+        sent=phase == lib.TS_LAST_ACK,
+    )
 
 
 def hand_over(connection: Connection) -> None:

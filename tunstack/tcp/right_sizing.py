@@ -109,6 +109,13 @@ class RightSizing:
         self._consumed = consumed
         self.due = now + (max(ROUND, self.rtt) if self.rtt != NEVER else ROUND)
 
+    def resume(self, start: float, received: int, consumed: int, due: float) -> None:
+        """A first round began at `start`, with so many bytes received and consumed, and ends at `due`."""
+        self._start = start
+        self._received = received
+        self._consumed = consumed
+        self.due = due
+
     def fix(self, size: int) -> None:
         """The user wants `size` bytes, no more and no less, whatever the reader does."""
         self.limit = self.initial = self._hot.rcv_buf = size

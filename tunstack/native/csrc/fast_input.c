@@ -3,6 +3,7 @@
  * case), and how payload gets to the socket (tunstack.nat.tcp_flow).
  */
 #define _GNU_SOURCE
+#include "fast_brief.h"
 #include "fast_wire.h"
 
 #include <errno.h>
@@ -108,7 +109,22 @@ static int is_common(const struct ts_fast *fast, const struct ts_flow *flow, con
     return flow->snd_una - segment->ack <= flow->snd_max_wnd; /* RFC 5961 5.2 */
 }
 
-static void take_sample(struct ts_flow *flow, double rtt, double now)
+/* Whether `segment`, which is common, is so in the phase of `flow`. */
+static int suits_phase(const struct ts_flow *flow, const struct segment *segment, uint32_t fin)
+{
+    switch (flow->phase) {
+    case TS_ESTABLISHED:
+        return !fin || flow->is_brief;
+    case TS_SYN_RECEIVED:
+        return segment->ack == flow->snd_nxt;
+    case TS_CONNECTING:
+        return 0;
+    default:
+        return !fin && !segment->size;
+    }
+}
+
+void ts_flow_sample(struct ts_flow *flow, double rtt, double now)
 {
     double spread;
 
@@ -164,7 +180,7 @@ static void acknowledge(struct ts_fast *fast, struct ts_flow *flow, uint32_t ack
     flow->acked += advanced;
     flow->probe_due = 1;
     if (sent_at >= 0) {
-        take_sample(flow, now - sent_at, now);
+        ts_flow_sample(flow, now - sent_at, now);
         flow->delivered += advanced;
         flow->rack_rtt = now - sent_at;
         if (sent_at > flow->rack_sent_at ||
@@ -239,13 +255,18 @@ int ts_fast_receive(struct ts_fast *fast, const uint8_t *data, uint32_t length, 
         return 0; /* a mark of congestion is Python's to echo */
     tcp = frame + at;
     flow = ts_fast_find(fast, ip + (family == 4 ? 12 : 8), family, tcp);
+    if (!flow && tcp[13] == TS_SYN && fast->briefs->door_count) {
+        segment.size = 0;
+        return check_metadata(fast, data, frame, at, end, family, ip, &segment) &&
+               ts_brief_open(fast, frame, at, end, family, ip, now);
+    }
     if (!flow || (fast->l2 && memcmp(frame + 6, flow->mac, 6)))
         return 0;
     header = (uint32_t)(tcp[12] >> 4) * 4;
     if (flow->reason != TS_KEPT)
         return 0; /* it is on its way to Python, and so is all that follows */
     if (header != 32 || at + header > end || ts_get32(tcp + 20) != NOP_NOP_TIMESTAMP ||
-        (tcp[13] & ~TS_PSH) != TS_ACK || tcp[12] & 0x0f)
+        (tcp[13] & ~(TS_PSH | TS_FIN)) != TS_ACK || tcp[12] & 0x0f)
         goto uncommon;
     segment.payload = tcp + header;
     segment.size = end - at - header;
@@ -255,9 +276,18 @@ int ts_fast_receive(struct ts_fast *fast, const uint8_t *data, uint32_t length, 
     segment.stamp = ts_get32(tcp + 24);
     segment.echo = ts_get32(tcp + 28);
     if (!check_metadata(fast, data, frame, at, end, family, ip, &segment) ||
-        !is_common(fast, flow, &segment))
+        !is_common(fast, flow, &segment) || !suits_phase(flow, &segment, tcp[13] & TS_FIN))
         goto uncommon;
+    if (flow->phase == TS_SYN_RECEIVED) {
+        ts_brief_established(fast, flow, segment.window << flow->snd_shift, segment.seq, segment.ack, now);
+        if (flow->reason != TS_KEPT)
+            return 0;
+    }
     take(fast, flow, &segment, now);
+    if (tcp[13] & TS_FIN)
+        ts_brief_finished(fast, flow);
+    if (flow->phase == TS_LAST_ACK && flow->snd_una == flow->snd_nxt)
+        ts_brief_end(fast, flow);
     return 1;
 uncommon:
     ts_flow_return(fast, flow, TS_FRAME);

@@ -1,5 +1,6 @@
 /* Rounds of the fast path: wait, take, decide what is Python's, send. */
 #define _GNU_SOURCE
+#include "fast_brief.h"
 #include "fast_shape.h"
 #include "fast_switch.h"
 #include "fast_udp.h"
@@ -144,6 +145,7 @@ static int read_batch(struct ts_fast *fast)
             continue; /* Python makes the progress that is noted */
         if (flow->is_notified)
             progress(fast, flow);
+        ts_brief_shut(fast, flow);
         flow->is_notified = 0;
     }
     for (i = 0; i < fast->marked_count; i++)
@@ -223,6 +225,10 @@ static int has_frames(const struct ts_fast *fast)
 
 static void serve_socket(struct ts_fast *fast, struct ts_flow *flow, uint32_t events)
 {
+    if (flow->phase == TS_CONNECTING) {
+        ts_brief_connected(fast, flow);
+        return;
+    }
     if (events & EPOLLIN)
         ts_flow_read(fast, flow);
     if (events & EPOLLOUT && flow->reason == TS_KEPT)
@@ -252,10 +258,13 @@ static void collect_reports(struct ts_fast *fast)
 
         if (flow->reason != TS_KEPT)
             continue;
+        if (flow->is_brief) {
+            ts_brief_collect(fast, flow);
+            continue;
+        }
         if (flow->acked && flow->was_limited)
             ts_flow_report(fast, flow, TS_REPORT_ACKS);
-        if (!flow->sent_first && flow->last_sent_at > 0 && !flow->idle_told &&
-            fast->now - flow->last_sent_at > ts_flow_rto(flow))
+        if (ts_flow_was_idle(flow, fast->now))
             ts_flow_report(fast, flow, TS_REPORT_IDLE);
         if (flow->sizing_due <= fast->now)
             ts_flow_report(fast, flow, TS_REPORT_SIZE);
@@ -315,6 +324,7 @@ static int input(struct ts_fast *fast, double timeout)
     }
     is_busy = serve_shape(fast) || count || is_behind;
     ts_udp_expire(fast);
+    ts_brief_expire(fast);
     delayed_acks(fast);
     collect_reports(fast);
     is_busy = is_busy || fast->marked_count;
@@ -340,10 +350,11 @@ void ts_fast_flush(struct ts_fast *fast)
         struct ts_flow *flow = fast->marked[i];
 
         flow->is_marked = 0;
-        if (flow->reason == TS_KEPT)
+        if (flow->reason == TS_KEPT && !(flow->phase && ts_brief_flush(fast, flow, fast->now)))
             ts_flow_flush(fast, flow, fast->now);
     }
     fast->marked_count = 0;
+    ts_brief_close_descriptors(fast);
     if (fast->shape)
         ts_shape_depart(fast);
     if (fast->sw)
@@ -395,5 +406,7 @@ double ts_fast_deadline(const struct ts_fast *fast)
 
     if (leaves < deadline)
         deadline = leaves;
+    if (fast->briefs->due < deadline)
+        deadline = fast->briefs->due;
     return left < deadline ? left : deadline;
 }

@@ -3,6 +3,7 @@
  * endpoint in the common case); and how data comes from the socket (tunstack.nat.tcp_flow).
  */
 #define _GNU_SOURCE
+#include "fast_brief.h"
 #include "fast_shape.h"
 #include "fast_switch.h"
 #include "fast_wire.h"
@@ -161,54 +162,73 @@ void ts_fast_write(struct ts_fast *fast, const struct iovec *views, int count)
     }
 }
 
-/* Send `size` bytes from `offset` of the queue, or a pure acknowledgement, numbered `seq`. */
-static void emit(struct ts_fast *fast, struct ts_flow *flow, uint32_t flags, uint32_t seq, uint32_t offset,
-                 uint32_t size, double now)
+int ts_flow_was_idle(const struct ts_flow *flow, double now)
 {
-    uint8_t head[TS_FAST_VNET + TS_FAST_HEAD + HEADER];
+    return !flow->sent_first && flow->last_sent_at > 0 && !flow->idle_told &&
+           now - flow->last_sent_at > ts_flow_rto(flow);
+}
+
+uint32_t ts_flow_stamp(const struct ts_flow *flow, double now)
+{
+    return (uint32_t)((uint64_t)(now * 1000) + flow->ts_offset);
+}
+
+uint8_t *ts_flow_head(const struct ts_flow *flow, uint8_t *head, uint32_t header, uint32_t size, uint32_t flags,
+                      uint32_t seq, uint32_t window)
+{
     uint8_t *ip = head + TS_FAST_VNET + flow->link_length, *tcp = head + TS_FAST_VNET + flow->head_length;
-    uint32_t window = advance_window(fast, flow) >> flow->rcv_shift;
-    uint32_t capable = flow->ecn && size ? 2 : 0, segments = 1;
-    struct iovec views[8];
-    int count = 1;
+    uint32_t capable = flow->ecn && size ? 2 : 0;
 
     memset(head, 0, TS_FAST_VNET);
     memcpy(head + TS_FAST_VNET, flow->head, flow->head_length);
     head[0] = TS_NEEDS_CHECKSUM;
-    ts_put_native16(head + 2, size ? flow->head_length + HEADER : flow->head_length + 18);
+    ts_put_native16(head + 2, size ? flow->head_length + header : flow->head_length + 18);
     ts_put_native16(head + 6, flow->head_length);
     ts_put_native16(head + 8, 16);
     if (size > flow->mss) {
-        head[1] = flow->family == 4 ? 1 : 4;
+        head[1] = flow->family == 4 ? TS_GSO_TCPV4 : TS_GSO_TCPV6;
         ts_put_native16(head + 4, flow->mss);
-        segments = (size + flow->mss - 1) / flow->mss;
     }
     if (flow->family == 4) {
         ip[1] = (uint8_t)capable;
-        ts_put16(ip + 2, 20 + HEADER + size);
+        ts_put16(ip + 2, 20 + header + size);
         ts_put16(ip + 10, 0);
         ts_put16(ip + 10, ts_checksum(ip, 20, 0));
     } else {
         ip[1] = (uint8_t)(capable << 4);
-        ts_put16(ip + 4, HEADER + size);
+        ts_put16(ip + 4, header + size);
     }
     ts_put16(tcp, flow->local_port);
     ts_put16(tcp + 2, flow->remote_port);
     ts_put32(tcp + 4, seq);
     ts_put32(tcp + 8, flow->rcv_nxt);
-    tcp[12] = HEADER << 2;
+    tcp[12] = (uint8_t)(header << 2);
     tcp[13] = (uint8_t)flags;
     ts_put16(tcp + 14, window < 0xffff ? window : 0xffff);
-    ts_put16(tcp + 16, ts_folded(flow->pseudo_sum + HEADER + size));
+    ts_put16(tcp + 16, ts_folded(flow->pseudo_sum + header + size));
     ts_put16(tcp + 18, 0);
+    return tcp;
+}
+
+/* Send `size` bytes from `offset` of the queue, or a pure acknowledgement, numbered `seq`. */
+static void emit(struct ts_fast *fast, struct ts_flow *flow, uint32_t flags, uint32_t seq, uint32_t offset,
+                 uint32_t size, double now)
+{
+    uint8_t head[TS_FAST_VNET + TS_FAST_HEAD + HEADER], *tcp;
+    uint32_t segments;
+    struct iovec views[8];
+    int count = 1;
+
+    tcp = ts_flow_head(flow, head, HEADER, size, flags, seq, advance_window(fast, flow) >> flow->rcv_shift);
     ts_put32(tcp + 20, 0x0101080a);
-    ts_put32(tcp + 24, (uint32_t)((uint64_t)(now * 1000) + flow->ts_offset));
+    ts_put32(tcp + 24, ts_flow_stamp(flow, now));
     ts_put32(tcp + 28, flow->ts_recent);
 
     flow->ack_pending = 0;
     ts_flow_disarm_ack(fast, flow);
     flow->last_ack_sent = flow->rcv_nxt;
     flow->ack_now = 0;
+    segments = size > flow->mss ? (size + flow->mss - 1) / flow->mss : 1;
     flow->segments_out += segments;
     fast->segments_fast_out += segments;
 
@@ -242,13 +262,13 @@ static uint32_t send_new_data(struct ts_fast *fast, struct ts_flow *flow, double
 {
     uint32_t sent = 0, train = train_of(flow);
 
-    while (flow->sent_count < TS_FAST_RECORDS) {
-        uint32_t flight = flow->snd_nxt - flow->snd_una, flags;
+    while (flow->phase != TS_LAST_ACK && flow->sent_count < TS_FAST_RECORDS) {
+        uint32_t flight = flow->snd_nxt - flow->snd_una, flags, fin;
         int64_t unsent = (int64_t)flow->out.length - flight;
         int64_t offered = (int64_t)flow->snd_wnd - flight, allowed = (int64_t)flow->cwnd - flight;
         int64_t size = unsent;
 
-        if (!unsent)
+        if (!unsent && !flow->fin_queued)
             break;
         if (offered < size)
             size = offered;
@@ -263,13 +283,18 @@ static uint32_t send_new_data(struct ts_fast *fast, struct ts_flow *flow, double
         }
         if (size > train)
             size = train;
-        if (ts_flow_sent(fast, flow, flow->snd_nxt, flow->snd_nxt + (uint32_t)size, now)) {
+        fin = flow->fin_queued && size == unsent && offered > size;
+        if (!size && !fin)
+            break;
+        if (ts_flow_sent(fast, flow, flow->snd_nxt, flow->snd_nxt + (uint32_t)size + fin, now)) {
             ts_flow_return(fast, flow, TS_MEMORY);
             break;
         }
-        flags = size == unsent ? TS_ACK | TS_PSH : TS_ACK;
+        flags = TS_ACK | (size && size == unsent ? TS_PSH : 0) | (fin ? TS_FIN : 0);
         emit(fast, flow, flags, flow->snd_nxt, flight, (uint32_t)size, now);
-        flow->snd_nxt += (uint32_t)size;
+        flow->snd_nxt += (uint32_t)size + fin;
+        if (fin)
+            flow->phase = TS_LAST_ACK;
         flow->last_sent_at = now;
         flow->probe_due = 1;
         flow->idle_told = 0;
@@ -301,9 +326,11 @@ static void arm(struct ts_fast *fast, struct ts_flow *flow, double now)
             flow->timer = TS_TIMER_TLP;
             flow->deadline = flow->probe_deadline;
         }
-        if (flow->deadline < flow->armed)
+        if (flow->is_brief)
+            ts_brief_arm(fast, flow->deadline);
+        else if (flow->deadline < flow->armed)
             ts_flow_report(fast, flow, TS_REPORT_TIMER);
-    } else if (flow->out.length) {
+    } else if (flow->out.length || flow->fin_queued) {
         ts_flow_return(fast, flow, TS_PERSIST);
     } else if (flow->timer != TS_TIMER_IDLE) {
         flow->timer = TS_TIMER_IDLE;
@@ -394,7 +421,10 @@ void ts_flow_read(struct ts_fast *fast, struct ts_flow *flow)
             return;
         }
         flow->socket_errno = error;
-        ts_flow_return(fast, flow, got < 0 ? TS_SOCKET_ERROR : TS_END_OF_FILE);
+        if (!got && flow->is_brief)
+            ts_brief_end_of_file(fast, flow);
+        else
+            ts_flow_return(fast, flow, got < 0 ? TS_SOCKET_ERROR : TS_END_OF_FILE);
         return;
     }
     ts_fast_mark(fast, flow);

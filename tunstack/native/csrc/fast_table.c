@@ -1,5 +1,6 @@
 /* Which flows there are: by key and by descriptor, and the lists that they stand in. */
 #define _GNU_SOURCE
+#include "fast_brief.h"
 #include "fast_shape.h"
 #include "fast_switch.h"
 #include "fast_udp.h"
@@ -25,7 +26,7 @@ struct ts_fast *ts_fast_new(uint64_t seed)
     fast->capacity = FIRST_CAPACITY;
     fast->flows = calloc(fast->capacity, sizeof *fast->flows);
     fast->buffers = malloc((size_t)TS_FAST_FRAMES * TS_FAST_FRAME);
-    if (!fast->flows || !fast->buffers || ts_udp_new(fast)) {
+    if (!fast->flows || !fast->buffers || ts_udp_new(fast) || ts_brief_init(fast)) {
         ts_fast_free(fast);
         return NULL;
     }
@@ -48,6 +49,7 @@ void ts_fast_free(struct ts_fast *fast)
         free(record);
     }
     ts_udp_free(fast);
+    ts_brief_free(fast);
     ts_shape_close(fast);
     ts_stream_free(fast->stream);
     ts_switch_free(fast->sw);
@@ -168,22 +170,18 @@ static int make_room(struct ts_fast *fast, int fd)
     return 0;
 }
 
-/* What the rest relies on: else it would write beyond its buffers, or divide by 0. */
-static int is_sound(const struct ts_flow *flow)
+int ts_flow_is_sound(const struct ts_flow *flow)
 {
     uint32_t ip_header = flow->family == 4 ? 20 : 40;
 
-    return flow->fd >= 0 && (flow->family == 4 || flow->family == 6) && flow->head_length <= TS_FAST_HEAD &&
+    return (flow->family == 4 || flow->family == 6) && flow->head_length <= TS_FAST_HEAD &&
            flow->head_length >= ip_header && flow->link_length == flow->head_length - ip_header && flow->mss &&
-           flow->mss <= 0xffff && flow->snd_shift <= 14 && flow->rcv_shift <= 14 &&
-           flow->snd_nxt - flow->snd_una <= flow->out.length;
+           flow->mss <= 0xffff && flow->snd_shift <= 14 && flow->rcv_shift <= 14;
 }
 
-int ts_fast_offer(struct ts_fast *fast, struct ts_flow *flow)
+int ts_fast_insert(struct ts_fast *fast, struct ts_flow *flow)
 {
-    double deadline = flow->ack_deadline;
-
-    if (!is_sound(flow) || ts_fast_find(fast, flow->address, flow->family, flow->ports) ||
+    if (flow->fd < 0 || ts_fast_find(fast, flow->address, flow->family, flow->ports) ||
         (flow->fd < fast->fd_capacity && fast->by_fd[flow->fd]) || make_room(fast, flow->fd))
         return -1;
     flow->hash = ts_fast_hash(fast, flow->address, flow->family, flow->ports);
@@ -191,6 +189,15 @@ int ts_fast_offer(struct ts_fast *fast, struct ts_flow *flow)
     fast->used++;
     fast->flow_count++;
     fast->by_fd[flow->fd] = flow;
+    return 0;
+}
+
+int ts_fast_offer(struct ts_fast *fast, struct ts_flow *flow)
+{
+    double deadline = flow->ack_deadline;
+
+    if (!ts_flow_is_sound(flow) || flow->snd_nxt - flow->snd_una > flow->out.length || ts_fast_insert(fast, flow))
+        return -1;
     flow->ack_deadline = TS_NEVER;
     if (deadline != TS_NEVER)
         ts_flow_arm_ack(fast, flow, deadline);
@@ -218,7 +225,10 @@ void ts_fast_remove(struct ts_fast *fast, struct ts_flow *flow)
         at = (at + 1) & (fast->capacity - 1);
     fast->flows[at] = &tomb;
     fast->flow_count--;
-    fast->by_fd[flow->fd] = NULL;
+    if (flow->fd >= 0)
+        fast->by_fd[flow->fd] = NULL;
+    if (flow->is_brief)
+        ts_brief_unlink(fast, flow);
     if (flow->is_marked)
         unlist(fast->marked, &fast->marked_count, flow);
     if (flow->is_listed)

@@ -60,8 +60,16 @@ enum ts_reason {
     TS_HANG_UP,      /* an error or a hang-up without anything to read */
     TS_MEMORY,       /* a budget is exhausted */
     TS_PERSIST,      /* something to send, and the peer's window is in the way */
+    /* of brief flows alone; see fast_brief.h */
+    TS_TIMER,  /* a timer is due */
+    TS_AGE,    /* it is not brief */
+    TS_ADVICE, /* there is something that only Python decides */
+    TS_BEHIND, /* the guest has finished, and the socket has not taken everything */
     TS_REASONS
 };
+
+/* What a flow is; all but brief ones are established. */
+enum ts_phase { TS_ESTABLISHED = 0, TS_CONNECTING, TS_SYN_RECEIVED, TS_CLOSE_WAIT, TS_LAST_ACK };
 
 enum ts_timer { TS_TIMER_IDLE = 0, TS_TIMER_RTO, TS_TIMER_TLP };
 
@@ -115,6 +123,9 @@ struct ts_flow {
     int32_t timer;
     uint8_t probe_due, idle_told;
 
+    /* its beginning and its end */
+    uint8_t is_brief, phase, fin_queued;
+
     /* the batch */
     uint32_t acked, advanced, delivered;
     double rtt_sample;  /* < 0: none */
@@ -125,7 +136,7 @@ struct ts_flow {
     int32_t socket_errno;
 
     /* the socket */
-    int32_t fd;
+    int32_t fd; /* -1: a brief flow's that has finished */
     uint32_t interest; /* EPOLLIN, EPOLLOUT */
     uint32_t read_size;
     uint8_t starved;
@@ -161,6 +172,7 @@ struct ts_ready {
     uint32_t events;
 };
 
+struct ts_briefs; /* fast_brief.h */
 struct ts_udp;    /* fast_udp.h */
 struct ts_stream; /* fast_stream.h */
 struct ts_switch; /* fast_switch.h */
@@ -168,6 +180,7 @@ struct ts_shape;  /* fast_shape.h */
 
 struct ts_fast {
     struct ts_udp *udp;
+    struct ts_briefs *briefs;
     struct ts_stream *stream; /* the device, if it is a stream socket; else NULL */
     struct ts_switch *sw;     /* the device, if it is a switch; else NULL */
     struct ts_shape *shape;   /* between it and everything else, if the link is shaped; else NULL */
@@ -228,7 +241,7 @@ void ts_fast_free(struct ts_fast *fast);
 struct ts_flow *ts_flow_new(void);
 /* 0, or -1: the key or the descriptor is taken, the fields cannot be, or there is no memory. */
 int ts_fast_offer(struct ts_fast *fast, struct ts_flow *flow);
-/* Forget the flow, which stays readable until `ts_flow_free`. */
+/* Forget the flow, brief or not, which stays readable until `ts_flow_free`. */
 void ts_fast_remove(struct ts_fast *fast, struct ts_flow *flow);
 void ts_flow_free(struct ts_fast *fast, struct ts_flow *flow);
 
@@ -272,6 +285,10 @@ static inline int32_t ts_diff(uint32_t a, uint32_t b)
     return (int32_t)(a - b);
 }
 
+/* What the rest relies on: else it would write beyond its buffers, or divide by 0. */
+int ts_flow_is_sound(const struct ts_flow *flow);
+/* A flow that is new, with its key and its descriptor: 0, or -1, as for ts_fast_offer. */
+int ts_fast_insert(struct ts_fast *fast, struct ts_flow *flow);
 void ts_flow_return(struct ts_fast *fast, struct ts_flow *flow, enum ts_reason reason);
 void ts_flow_report(struct ts_fast *fast, struct ts_flow *flow, uint32_t what);
 void ts_flow_disarm_ack(struct ts_fast *fast, struct ts_flow *flow);
@@ -320,6 +337,17 @@ void ts_flow_consumed(struct ts_fast *fast, struct ts_flow *flow, uint32_t count
 void ts_flow_flush(struct ts_fast *fast, struct ts_flow *flow, double now);
 int ts_flow_update_due(struct ts_fast *fast, struct ts_flow *flow);
 double ts_flow_rto(const struct ts_flow *flow);
+/* A round trip was measured. */
+void ts_flow_sample(struct ts_flow *flow, double rtt, double now);
+/* Whether nothing was sent for longer than an RTO (RFC 5681 4.1), of which Python was not told. */
+int ts_flow_was_idle(const struct ts_flow *flow, double now);
+uint32_t ts_flow_stamp(const struct ts_flow *flow, double now);
+/*
+ * Headers up to the TCP options, which belong to `header` bytes of TCP, for a segment of `size` bytes with what was
+ * received acknowledged. Returns where the TCP header is, in `head`.
+ */
+uint8_t *ts_flow_head(const struct ts_flow *flow, uint8_t *head, uint32_t header, uint32_t size, uint32_t flags,
+                      uint32_t seq, uint32_t window);
 uint32_t ts_flow_send_room(const struct ts_fast *fast, const struct ts_flow *flow);
 void ts_flow_want(struct ts_fast *fast, struct ts_flow *flow, uint32_t interest);
 
