@@ -26,7 +26,7 @@ from tunstack.native.briefs import Briefs, brief_of
 from tunstack.native.fastpath import lib
 from tunstack.tcp import lease
 from tunstack.tcp.isn import SequenceSource
-from tunstack.tcp.right_sizing import ROUND
+from tunstack.tcp.right_sizing import LONGEST, MEMORY, ROUND, SHORTEST
 from tunstack.tcp.states import State
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tunstack.tcp.connection import Connection
     from tunstack.tcp.listener import FlowKey, TcpRequest
 
-PATIENCE = 0.1
+PATIENCE = 0.5
 """Seconds for which a connection is brief."""
 MOST = 256
 """Brief connections that have a descriptor; a fraction of the limits on flows."""
@@ -57,8 +57,14 @@ class BriefFlows:
         """Whether the stack knows of this."""
         self._held = 0
         """Descriptors that are in the NAT's budget."""
-        self._briefs.c.patience = PATIENCE
-        self._briefs.c.sizing_round = ROUND
+        c = self._briefs.c
+        c.patience = PATIENCE
+        c.sizing_round, c.sizing_shortest, c.sizing_longest, c.sizing_memory = (
+            ROUND,
+            SHORTEST,
+            LONGEST,
+            MEMORY,
+        )
 
     def serve(self, nat: TcpNat) -> None:
         """Open connections in the place of `nat`."""

@@ -160,9 +160,16 @@ def adopt(
     connection.adopt(answered=not brief.syn_due, established=is_established)
     if not is_established:
         return
-    if brief.sized_at >= 0:
+    sizing = brief.sizing
+    if sizing.start >= 0:
         connection.receiver.sizing.resume(
-            brief.sized_at, brief.sized_received, brief.sized_consumed, flow.sizing_due
+            sizing.start,
+            sizing.received,
+            sizing.consumed,
+            sizing.rate,
+            sizing.rtt,
+            sizing.rtt_at,
+            flow.sizing_due,
         )
     restore(connection, flow, queued, readable, sent, now)
     connection.adopt_ends(

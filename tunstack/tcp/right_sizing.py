@@ -109,11 +109,16 @@ class RightSizing:
         self._consumed = consumed
         self.due = now + (max(ROUND, self.rtt) if self.rtt != NEVER else ROUND)
 
-    def resume(self, start: float, received: int, consumed: int, due: float) -> None:
-        """A first round began at `start`, with so many bytes received and consumed, and ends at `due`."""
+    def resume(
+        self, start: float, received: int, consumed: int, rate: float, rtt: float, rtt_at: float, due: float
+    ) -> None:
+        """Go on where an accelerator has left off: in a round from `start` to `due`."""
         self._start = start
         self._received = received
         self._consumed = consumed
+        self._rate = rate
+        self.rtt = rtt
+        self._rtt_at = rtt_at
         self.due = due
 
     def fix(self, size: int) -> None:

@@ -13,6 +13,7 @@
 #define HEADER 20
 #define SYN_OPTIONS 20 /* MSS, SACK-permitted, timestamps, window scale */
 #define MOST_SHIFT 14
+#define GRANULARITY 0.001 /* of the clock behind timestamps, seconds */
 
 enum { END = 0, NOP, MSS, WINDOW_SCALE, SACK_PERMITTED, TIMESTAMPS = 8 };
 
@@ -58,43 +59,57 @@ struct ts_door *ts_door_new(void)
     return calloc(1, sizeof(struct ts_door));
 }
 
-static uint32_t place_of(const struct ts_fast *fast, int family, const uint8_t *addresses, const uint8_t *ports)
+/* The first of the places where a door may be. */
+static struct ts_door **set_of(const struct ts_fast *fast, int family, const uint8_t *addresses, const uint8_t *ports)
 {
     uint8_t to[4] = {0, 0, ports[2], ports[3]};
+    uint64_t hash = ts_fast_hash(fast, addresses, family, to);
 
-    return ts_fast_hash(fast, addresses, family, to) % TS_BRIEF_DOORS;
+    return fast->briefs->doors + hash % (TS_BRIEF_DOORS / TS_BRIEF_WAYS) * TS_BRIEF_WAYS;
 }
 
 static int leads_to(const struct ts_door *door, int family, const uint8_t *addresses, const uint8_t *ports)
 {
-    return door->model.family == family && !memcmp(door->model.ports + 2, ports + 2, 2) &&
+    return door && door->model.family == family && !memcmp(door->model.ports + 2, ports + 2, 2) &&
            !memcmp(door->model.address, addresses, family == 4 ? 8 : 32);
 }
 
 struct ts_door *ts_door_find(const struct ts_fast *fast, int family, const uint8_t *addresses,
                              const uint8_t *ports)
 {
-    struct ts_door *door;
+    struct ts_door **set;
+    int i;
 
     if (!fast->briefs->door_count)
         return NULL;
-    door = fast->briefs->doors[place_of(fast, family, addresses, ports)];
-    return door && leads_to(door, family, addresses, ports) ? door : NULL;
+    set = set_of(fast, family, addresses, ports);
+    for (i = 0; i < TS_BRIEF_WAYS; i++)
+        if (leads_to(set[i], family, addresses, ports))
+            return set[i];
+    return NULL;
 }
 
 int ts_door_open(struct ts_fast *fast, struct ts_door *door)
 {
     const struct ts_flow *model = &door->model;
-    struct ts_door **place;
+    struct ts_door **set, *former;
+    uint32_t way = 0;
 
     if (!ts_flow_is_sound(model) || door->target_length > sizeof door->target) {
         free(door);
         return -1;
     }
-    place = &fast->briefs->doors[place_of(fast, model->family, model->address, model->ports)];
-    if (*place)
-        ts_door_close(fast, *place);
-    *place = door;
+    former = ts_door_find(fast, model->family, model->address, model->ports);
+    if (former)
+        ts_door_close(fast, former);
+    set = set_of(fast, model->family, model->address, model->ports);
+    while (way < TS_BRIEF_WAYS && set[way])
+        way++;
+    if (way == TS_BRIEF_WAYS) {
+        way = fast->briefs->turn++ % TS_BRIEF_WAYS;
+        ts_door_close(fast, set[way]);
+    }
+    set[way] = door;
     fast->briefs->door_count++;
     return 0;
 }
@@ -102,8 +117,11 @@ int ts_door_open(struct ts_fast *fast, struct ts_door *door)
 void ts_door_close(struct ts_fast *fast, struct ts_door *door)
 {
     const struct ts_flow *model = &door->model;
+    struct ts_door **set = set_of(fast, model->family, model->address, model->ports);
 
-    fast->briefs->doors[place_of(fast, model->family, model->address, model->ports)] = NULL;
+    while (*set != door)
+        set++;
+    *set = NULL;
     fast->briefs->door_count--;
     free(door);
 }
@@ -276,7 +294,8 @@ static void set_up(struct ts_brief *brief, const struct ts_door *door, const uin
     flow->ts_recent = offer->stamp;
     brief->path_mss = door->path_mss;
     brief->asked_at = now;
-    brief->established_at = brief->sized_at = -1;
+    brief->established_at = brief->sizing.start = -1;
+    brief->sizing.rtt = TS_NEVER;
     brief->syn_length = (uint32_t)(tcp - ip) + HEADER + SYN_OPTIONS;
     memcpy(brief->syn, ip, brief->syn_length);
 }
@@ -470,6 +489,8 @@ void ts_brief_unlink(struct ts_fast *fast, struct ts_flow *flow)
         brief->newer->older = brief->older;
     else
         briefs->newest = brief->older;
+    if (brief->is_watched) /* whoever has it next watches it anew */
+        epoll_ctl(fast->epoll_fd, EPOLL_CTL_DEL, flow->fd, NULL);
     briefs->count--;
     briefs->descriptors -= flow->fd >= 0;
     if (!briefs->count)
@@ -489,18 +510,59 @@ void ts_brief_end(struct ts_fast *fast, struct ts_flow *flow)
     ts_flow_free(fast, flow);
 }
 
+/* `Endpoint.round_trip`: what a timestamp's echo took, else the least that was measured. */
+static double round_trip(const struct ts_brief *brief)
+{
+    const struct ts_flow *flow = &brief->flow;
+
+    if (flow->ts_echo) {
+        double age = (ts_flow_stamp(flow, flow->ts_recent_age) - flow->ts_echo) / 1000.0;
+
+        if (age <= flow->ts_recent_age - brief->opened_at + GRANULARITY)
+            return age;
+    }
+    return flow->min_rtt;
+}
+
+/* The end of a round of `tcp.right_sizing`. -1: the buffer is to grow, which is Python's, and nothing is done. */
+static int look(const struct ts_briefs *briefs, struct ts_brief *brief, double now)
+{
+    struct ts_sizing *sizing = &brief->sizing, next = *sizing;
+    struct ts_flow *flow = &brief->flow;
+    double elapsed = now - sizing->start, known, rising, sample;
+
+    next.start = now;
+    next.received = flow->bytes_in;
+    next.consumed = flow->bytes_in - ts_flow_readable(flow);
+    if (sizing->start >= 0 && elapsed > 0) {
+        sample = round_trip(brief);
+        if (sample > briefs->sizing_longest)
+            sample = briefs->sizing_longest;
+        if (next.received != sizing->received &&
+            (sample <= sizing->rtt || now - sizing->rtt_at >= briefs->sizing_memory)) {
+            next.rtt = sample;
+            next.rtt_at = now;
+        }
+        next.rate = (double)(next.consumed - sizing->consumed) / elapsed;
+        rising = next.rate - sizing->rate < next.rate / 2 ? next.rate - sizing->rate : next.rate / 2;
+        if (rising < 0)
+            rising = 0;
+        known = next.rtt > briefs->sizing_shortest ? next.rtt : briefs->sizing_shortest;
+        if (next.rtt != TS_NEVER && 2 * (next.rate + 2 * rising) * known >= flow->rcv_buf)
+            return -1;
+    }
+    *sizing = next;
+    flow->sizing_due = now + (next.rtt != TS_NEVER && next.rtt > briefs->sizing_round ? next.rtt : briefs->sizing_round);
+    return 0;
+}
+
 void ts_brief_collect(struct ts_fast *fast, struct ts_flow *flow)
 {
     struct ts_brief *brief = ts_brief_of(flow);
 
     if (flow->phase == TS_CONNECTING || flow->phase == TS_SYN_RECEIVED)
         return;
-    if (brief->sized_at < 0) { /* the first round of the receive buffer's size begins */
-        brief->sized_at = fast->now;
-        brief->sized_received = flow->bytes_in;
-        brief->sized_consumed = flow->bytes_in - ts_flow_readable(flow);
-        flow->sizing_due = fast->now + fast->briefs->sizing_round;
-    }
-    if ((flow->acked && flow->was_limited) || ts_flow_was_idle(flow, fast->now) || flow->sizing_due <= fast->now)
+    if ((flow->acked && flow->was_limited) || ts_flow_was_idle(flow, fast->now) ||
+        (flow->sizing_due <= fast->now && look(fast->briefs, brief, fast->now)))
         ts_flow_return(fast, flow, TS_ADVICE);
 }

@@ -16,7 +16,7 @@
  * A SYN is Python's if its four-tuple is: connections that Python has are claimed, as numbers of a hash, so that
  * now and then it is asked without need. Whoever has a claim withdraws it.
  *
- * Bounds: TS_BRIEF_DOORS doors, of which one gives way to another; TS_BRIEF_MOST flows, and of those with a
+ * Bounds: TS_BRIEF_DOORS doors, in sets of TS_BRIEF_WAYS, in which one gives way to another; TS_BRIEF_MOST flows, and of those with a
  * descriptor as many as Python says. A descriptor is closed with the round, so that no event is taken for that of
  * another with the same number.
  */
@@ -28,6 +28,7 @@
 #include <netinet/in.h>
 
 #define TS_BRIEF_DOORS 256
+#define TS_BRIEF_WAYS 4
 #define TS_BRIEF_MOST 512
 #define TS_BRIEF_CLAIMS 65536
 #define TS_BRIEF_SYN 120 /* bytes of the largest SYN: IP and TCP with options */
@@ -41,6 +42,12 @@ struct ts_door {
     uint32_t path_mss;  /* and of its answer */
 };
 
+/* What `RightSizing` keeps; `start` < 0: no round has begun. */
+struct ts_sizing {
+    double start, rate, rtt, rtt_at;
+    uint64_t received, consumed;
+};
+
 /* A flow, and what Python wants to know of it when it is adopted. */
 struct ts_brief {
     struct ts_flow flow; /* at the beginning: one is made of the other */
@@ -50,8 +57,8 @@ struct ts_brief {
     uint8_t syn_due;           /* SYN-ACK is to be sent */
     uint8_t is_shut;           /* the socket knows that the guest has finished */
     uint8_t is_watched;        /* its descriptor is in the epoll set */
-    double asked_at, opened_at, established_at, sized_at; /* the last two: < 0, not yet */
-    uint64_t sized_received, sized_consumed;
+    double asked_at, opened_at, established_at; /* the last: < 0, not yet */
+    struct ts_sizing sizing;
     struct ts_brief *older, *newer;
 };
 
@@ -63,8 +70,8 @@ struct ts_brief_past {
 
 struct ts_briefs {
     /* set by Python */
-    double patience;     /* seconds */
-    double sizing_round; /* seconds */
+    double patience;                                          /* seconds */
+    double sizing_round, sizing_shortest, sizing_longest, sizing_memory; /* of tcp.right_sizing, seconds */
     uint32_t most;       /* flows with a descriptor, for now */
 
     uint32_t count, descriptors, door_count;
@@ -72,6 +79,7 @@ struct ts_briefs {
 
     /* inside */
     struct ts_door *doors[TS_BRIEF_DOORS];
+    uint32_t turn; /* of who gives way */
     uint16_t claims[TS_BRIEF_CLAIMS];
     struct ts_brief *oldest, *newest;
     double due; /* no timer is due before */

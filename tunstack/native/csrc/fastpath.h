@@ -245,6 +245,10 @@ int ts_fast_offer(struct ts_fast *fast, struct ts_flow *flow);
 void ts_fast_remove(struct ts_fast *fast, struct ts_flow *flow);
 void ts_flow_free(struct ts_fast *fast, struct ts_flow *flow);
 
+/* The flow of this key, as it stands in a packet from the guest, or NULL. */
+struct ts_flow *ts_fast_find(const struct ts_fast *fast, const uint8_t *addresses, int family,
+                             const uint8_t *ports);
+
 /* Queues across the border. `ts_flow_fill`: bytes into the out (0) or in (1) queue; -1 without memory. */
 int ts_flow_fill(struct ts_fast *fast, struct ts_flow *flow, int in, const uint8_t *data, uint32_t length);
 /* Copy a queue to `data`, which has room for `length`: out (0), or in and what is borrowed (1). */
@@ -293,8 +297,6 @@ void ts_flow_return(struct ts_fast *fast, struct ts_flow *flow, enum ts_reason r
 void ts_flow_report(struct ts_fast *fast, struct ts_flow *flow, uint32_t what);
 void ts_flow_disarm_ack(struct ts_fast *fast, struct ts_flow *flow);
 void ts_flow_arm_ack(struct ts_fast *fast, struct ts_flow *flow, double deadline);
-struct ts_flow *ts_fast_find(const struct ts_fast *fast, const uint8_t *addresses, int family,
-                             const uint8_t *ports);
 uint64_t ts_fast_hash(const struct ts_fast *fast, const uint8_t *addresses, int family, const uint8_t *ports);
 /* A table of pointers by descriptor, with room for `fd`; NULL without memory, and the old one stays. */
 void *ts_fast_grow(void *table, int32_t *capacity, int fd);
