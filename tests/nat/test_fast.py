@@ -81,6 +81,37 @@ def fields(thing: object) -> dict[str, Any]:
     return {name: value for name in names if not callable(value := getattr(thing, name, None))}
 
 
+def state_of(conn: Connection, stack: Stack) -> dict[str, Any]:
+    """Everything that a connection knows, as long as nobody carries it."""
+    hot, sender, receiver = conn.hot, conn.sender, conn.receiver
+    values = {f"hot.{name}": value for name, value in fields(hot).items()}
+    values |= {f"rtt.{name}": value for name, value in fields(sender.rtt).items()}
+    control = sender.congestion
+    values |= {
+        f"congestion.{name}": getattr(control, name) for name in ("cwnd", "ssthresh", "_epoch", "_last")
+    }
+    values |= {
+        "state": conn.state,
+        "records": [(r.seq, r.end, r.sent_at, r.transmissions) for r in sender.records],
+        "queued": b"".join(sender.chain.views(0, sender.chain.length)),
+        "readable": b"".join(receiver.queue.peek()),
+        "timer": sender.timer,
+        "probe": sender.probe.deadline,
+        "heard_at": sender.heard_at,
+        "last_sent_at": sender.last_sent_at,
+        "recover": sender.episode.recover,
+        "ecn": fields(conn.ecn),
+        "fack": sender.rack.fack,
+        "position": receiver.position,
+        "mss": receiver.mss,
+        "ack_now": receiver.ack_now,
+        "sizing.due": receiver.sizing.due,
+        "was_limited": sender._was_limited,
+        "account": stack.receive_account.used,
+    }
+    return values
+
+
 @dataclasses.dataclass(frozen=True)
 class Sent:
     """One frame of a gateway, as far as the guest can tell."""
@@ -226,33 +257,7 @@ class Side:
     def state(self) -> dict[str, Any]:
         """Everything that a connection knows, the parts of the accelerator taken back."""
         assert self.connection is not None
-        conn = self.connection
-        hot, sender, receiver = conn.hot, conn.sender, conn.receiver
-        values = {f"hot.{name}": value for name, value in fields(hot).items()}
-        values |= {f"rtt.{name}": value for name, value in fields(sender.rtt).items()}
-        control = sender.congestion
-        values |= {
-            f"congestion.{name}": getattr(control, name) for name in ("cwnd", "ssthresh", "_epoch", "_last")
-        }
-        values |= {
-            "state": conn.state,
-            "records": [(r.seq, r.end, r.sent_at, r.transmissions) for r in sender.records],
-            "queued": b"".join(sender.chain.views(0, sender.chain.length)),
-            "readable": b"".join(receiver.queue.peek()),
-            "timer": sender.timer,
-            "probe": sender.probe.deadline,
-            "heard_at": sender.heard_at,
-            "last_sent_at": sender.last_sent_at,
-            "recover": sender.episode.recover,
-            "ecn": fields(conn.ecn),
-            "fack": sender.rack.fack,
-            "position": receiver.position,
-            "mss": receiver.mss,
-            "ack_now": receiver.ack_now,
-            "sizing.due": receiver.sizing.due,
-            "was_limited": sender._was_limited,
-            "account": self.stack.receive_account.used,
-        }
+        values = state_of(self.connection, self.stack)
         if self.flow is not None:
             values |= {
                 f"flow.{name}": getattr(self.flow, name)

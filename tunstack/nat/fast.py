@@ -179,8 +179,8 @@ class FastFlows:
                     ready.append((flow, READ))
                 elif reason == lib.TS_HANG_UP:
                     ready.append((flow, ERROR))
-                elif reason == lib.TS_SOCKET_ERROR:
-                    flow.fail(now)
+                elif reason in (lib.TS_SOCKET_ERROR, lib.TS_WRITE_ERROR):
+                    flow.fail(now, drained=reason == lib.TS_SOCKET_ERROR)
                 continue
             connection = held.connection
             if report & lib.TS_REPORT_ACKS:
@@ -245,7 +245,8 @@ class FastFlows:
         del self._leases[c]
         connection.lease = None
         queued, readable, sent = self.withdraw(c)
-        lease.restore(connection, c, queued, readable, sent, now)
+        is_batch = bool(c.is_marked or c.reason)
+        lease.restore(connection, c, queued, readable, sent, now, is_batch=is_batch)
         held.flow.take_over(c, now)
         self._stack.rearm(connection)
         self.fast.free(c)

@@ -187,7 +187,7 @@ class BriefFlows:
                 assert sock is not None
                 self._nat.adopt_dial(request, sock, c.socket_errno, brief.asked_at, now)
             else:
-                connection = self._stack.accept_at(request, brief.opened_at)
+                connection = self._stack.accept_at(request, brief.opened_at, answered=not brief.syn_due)
                 lease.adopt(connection, brief, queued, readable, sent, now)
                 if sock is not None:
                     flow = self._nat.adopt_flow(connection, sock, brief)

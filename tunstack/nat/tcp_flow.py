@@ -239,10 +239,13 @@ class TcpFlow:
         self._want(_FROM_EPOLL[brief.flow.interest])
         self.take_over(brief.flow, brief.established_at)
 
-    def fail(self, now: float) -> None:
-        """The accelerator found the socket broken, and took the error from it."""
+    def fail(self, now: float, *, drained: bool) -> None:
+        """The accelerator found the socket broken, and took the error from it.
+
+        `drained`: by reading, so that there is nothing more to read.
+        """
         if self._sock is not None:
-            self._fail(now, drained=True)
+            self._fail(now, drained=drained or self._down_done)
 
     def _take_back(self, now: float) -> None:
         if self._connection.lease is not None:

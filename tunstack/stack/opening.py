@@ -104,8 +104,8 @@ class Opening:
         self._connections.now = now
         return self.accept_at(request, now)
 
-    def accept_at(self, request: TcpRequest, now: float) -> Connection:
-        """The same, and that was at `now`."""
+    def accept_at(self, request: TcpRequest, now: float, *, answered: bool = False) -> Connection:
+        """The same, and that was at `now`; SYN-ACK was sent then if it is `answered`."""
         self._take(request)
         connection = self._connections.make(
             request.key, request.dst, request.dst_port, request.src, request.src_port, now, request.above
@@ -119,6 +119,7 @@ class Opening:
             request.ts_val,
             request.sack_permitted,
             now,
+            answered=answered,
         )
         return connection
 

@@ -295,9 +295,9 @@ class Stack:
             raise BadPacket(DropReason.TCP_BAD_FLAGS)
         return self._opening.reopened(header, tcp_header.parse(header.payload), now)
 
-    def accept_at(self, request: TcpRequest, now: float) -> Connection:
-        """`accept` as it was at `now`: the clock of the stack stays as it is."""
-        return self._opening.accept_at(request, now)
+    def accept_at(self, request: TcpRequest, now: float, *, answered: bool) -> Connection:
+        """`accept` as it was at `now`, with the SYN-ACK sent if it is `answered`. The stack's clock stays."""
+        return self._opening.accept_at(request, now, answered=answered)
 
     def adopt_all(self) -> None:
         """Have all connections here that there are. Wake whoever drives the stack."""

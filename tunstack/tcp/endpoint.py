@@ -179,6 +179,7 @@ class Endpoint:
         self.hot.timestamps = self.hot.sack = True
         self.hot.rcv_adv = self._syn_window
         self._start_syn(now)
+        self._send_syn()
 
     def open_passive(
         self,
@@ -189,13 +190,22 @@ class Endpoint:
         ts_val: int | None,
         sack_permitted: bool,
         now: float,
+        *,
+        answered: bool = False,
     ) -> None:
-        """Answer a SYN, whose fields are given, by SYN-ACK (SYN-RECEIVED)."""
+        """Answer a SYN, whose fields are given, by SYN-ACK (SYN-RECEIVED).
+
+        `answered`: an accelerator has done so.
+        """
         self.state = transition(transition(self.state, Event.PASSIVE_OPEN), Event.SYN)
         self._passive = True
         self._learn_syn(irs, mss, window_shift, ts_val, sack_permitted, now)
         self._set_window(window, irs, self.hot.snd_una)
         self._start_syn(now)
+        if answered:
+            self.hot.segments_out = 1
+        else:
+            self._send_syn()
 
     def _learn_syn(
         self,
@@ -260,9 +270,11 @@ class Endpoint:
     def _start_syn(self, now: float) -> None:
         self._opened_at = now
         self.hot.snd_nxt = add(self.iss, 1)
-        self._syn_pending = True
         self.sender.timer = Timer.RTO
         self.hot.rto_deadline = now + self.sender.rtt.current
+
+    def _send_syn(self) -> None:
+        self._syn_pending = True
         self._host.mark(self)
 
     @property
@@ -437,18 +449,10 @@ class Endpoint:
         """Something is still to be done at the end of the batch, or a keep-alive is on."""
         return self._is_marked or self._is_borrowing or self._keep_alive is not None
 
-    def adopt(self, *, answered: bool, established: bool) -> None:
-        """An accelerator has opened the connection (it is in SYN-RECEIVED here): has sent SYN-ACK if it is
-        `answered`, and has had an answer to that if it is `established`.
-        """
-        if not answered:
-            return
-        self._syn_pending = False
-        self.hot.segments_out = 1
-        self.hot.last_ack_sent = self.hot.rcv_nxt
-        if established:
-            self.state = transition(self.state, Event.ACK_OF_SYN)
-            self.sender.syn_acknowledged(add(self.iss, 1))
+    def adopt_established(self) -> None:
+        """An accelerator has had the answer to the SYN-ACK that it had sent."""
+        self.state = transition(self.state, Event.ACK_OF_SYN)
+        self.sender.syn_acknowledged(add(self.iss, 1))
 
     def adopt_ends(self, *, received: bool, queued: bool, sent: bool) -> None:
         """And has received the peer's FIN, has queued or sent ours."""

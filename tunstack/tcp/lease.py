@@ -150,16 +150,15 @@ def adopt(
     sent: list[tuple[int, int, float]],
     now: float,
 ) -> None:
-    """Make `connection`, which has just been opened, what the `struct ts_brief` that opened it is.
+    """Make `connection`, which is in SYN-RECEIVED, what the `struct ts_brief` that has opened it is.
 
     The rest is as for `restore`.
     """
     flow = brief.flow
     phase = flow.phase
-    is_established = brief.established_at >= 0
-    connection.adopt(answered=not brief.syn_due, established=is_established)
-    if not is_established:
+    if brief.established_at < 0:
         return
+    connection.adopt_established()
     sizing = brief.sizing
     if sizing.start >= 0:
         connection.receiver.sizing.resume(
@@ -171,7 +170,8 @@ def adopt(
             sizing.rtt_at,
             flow.sizing_due,
         )
-    restore(connection, flow, queued, readable, sent, now)
+    is_batch = bool(flow.is_marked) or flow.reason not in (lib.TS_KEPT, lib.TS_AGE, lib.TS_TIMER)
+    restore(connection, flow, queued, readable, sent, now, is_batch=is_batch)
     connection.adopt_ends(
         received=phase in (lib.TS_CLOSE_WAIT, lib.TS_LAST_ACK),
         queued=bool(flow.fin_queued),
@@ -193,10 +193,12 @@ def restore(
     readable: bytes,
     sent: list[tuple[int, int, float]],
     now: float,
+    *,
+    is_batch: bool,
 ) -> None:
-    """Copy `flow` back into `connection`; the last three but `now` are what `FastPath.drain` gave.
+    """Copy `flow` back into `connection`; the three before `now` are what `FastPath.drain` gave.
 
-    If it was in the middle of a batch it is marked, so that what is due is sent at the end.
+    If it is in the middle of a batch (`is_batch`) it is marked, so that what is due is sent at the end.
     """
     hot = connection.hot
     sender = connection.sender
@@ -242,7 +244,7 @@ def restore(
         was_limited=bool(flow.was_limited),
         probe_due=bool(flow.probe_due),
     )
-    if flow.is_marked or flow.reason:
+    if is_batch:
         connection.resume(progress=bool(flow.is_notified))
 
 

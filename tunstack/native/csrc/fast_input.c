@@ -364,7 +364,7 @@ void ts_flow_write(struct ts_fast *fast, struct ts_flow *flow)
             return;
         }
         flow->socket_errno = errno;
-        ts_flow_return(fast, flow, TS_SOCKET_ERROR);
+        ts_flow_return(fast, flow, TS_WRITE_ERROR);
         return;
     }
     ts_flow_consumed(fast, flow, (uint32_t)done);

@@ -56,7 +56,8 @@ enum ts_reason {
     TS_KEPT = 0,
     TS_FRAME,        /* a segment that is not common */
     TS_END_OF_FILE,  /* the socket's other side has finished */
-    TS_SOCKET_ERROR, /* `socket_errno` */
+    TS_SOCKET_ERROR, /* `socket_errno`; there is nothing more to read */
+    TS_WRITE_ERROR,  /* the same, but there may be */
     TS_HANG_UP,      /* an error or a hang-up without anything to read */
     TS_MEMORY,       /* a budget is exhausted */
     TS_PERSIST,      /* something to send, and the peer's window is in the way */
