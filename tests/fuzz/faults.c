@@ -3,8 +3,11 @@
 #include "faults.h"
 
 #include <errno.h>
+#include <string.h>
 
 struct faults faults;
+static struct sockaddr_storage target; /* of the last connect() that meets itself */
+static socklen_t target_length;
 
 static int allocation_fails(void)
 {
@@ -92,6 +95,54 @@ int faulty_poll(struct pollfd *fds, nfds_t count, int timeout)
         return 1;
     }
     return result;
+}
+
+/* One end of a pair; when there is no room for the other, none. */
+int faulty_socket(int family, int type, int protocol)
+{
+    int ends[2];
+
+    (void)family;
+    if (call_fails(&faults.socket) || faults.host_count == FAULTS_HOSTS ||
+        socketpair(AF_UNIX, type, protocol, ends))
+        return -1;
+    faults.hosts[faults.host_count++] = ends[1];
+    return ends[0];
+}
+
+int faulty_connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    (void)fd;
+    if (faults.itself) {
+        memcpy(&target, address, length);
+        target_length = length;
+    }
+    return call_fails(&faults.connect) ? -1 : 0;
+}
+
+int faulty_getsockname(int fd, struct sockaddr *address, socklen_t *length)
+{
+    if (!faults.itself)
+        return getsockname(fd, address, length);
+    faults.itself = 0;
+    memcpy(address, &target, target_length);
+    return 0;
+}
+
+int faulty_getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+{
+    int result = getsockopt(fd, level, name, value, length);
+
+    if (faults.error) {
+        memcpy(value, &faults.error, sizeof faults.error);
+        faults.error = 0;
+    }
+    return result;
+}
+
+int faulty_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
+{
+    return operation != EPOLL_CTL_DEL && call_fails(&faults.watch) ? -1 : epoll_ctl(epoll_fd, operation, fd, event);
 }
 
 int faulty_clock_gettime(clockid_t clock, struct timespec *time)

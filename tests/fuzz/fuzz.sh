@@ -28,8 +28,8 @@ subjects() {
     checksum) echo checksum ;;
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
-    fast | udp | stream | switch | shape)
-      echo fast_table fast_queue fast_input fast_output fast_udp_table fast_udp_up fast_udp_down fast_assembly \
+    fast | brief | udp | stream | switch | shape)
+      echo fast_table fast_brief fast_isn fast_queue fast_input fast_output fast_udp_table fast_udp_up fast_udp_down fast_assembly \
         fast_stream fast_message fast_switch fast_shape \
         fast_loop pipeline queues segment checksum
       ;;
@@ -39,7 +39,8 @@ subjects() {
 # Those of them that it is for.
 aims() {
   case $1 in
-    fast) subjects fast | sed 's/ fast_udp_table.*fast_assembly//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
+    fast) subjects fast | sed 's/ fast_brief fast_isn//; s/ fast_udp_table.*fast_assembly//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
+    brief) echo fast_brief fast_isn ;;
     udp) echo fast_udp_table fast_udp_up fast_udp_down fast_assembly ;;
     stream) echo fast_stream ;;
     switch) echo fast_message fast_switch ;;
@@ -70,7 +71,7 @@ build() {
         faults="-include faults.h"
         parts="$target ${target}_checks faults"
         ;;
-      stream | switch | shape)
+      brief | stream | switch | shape)
         faults="-include faults.h"
         parts="$target faults"
         ;;
@@ -157,7 +158,7 @@ keep() {
 }
 
 status=0
-for target in ${TARGETS:-checksum coalesce segment fast udp stream switch shape}; do
+for target in ${TARGETS:-checksum coalesce segment fast brief udp stream switch shape}; do
   case $mode in
     # shellcheck disable=SC2086
     replay | one) [ "$mode" = one ] && target=$2; build "$target" "${CC:-gcc}" $sanitizers ;;

@@ -127,10 +127,10 @@ class BriefFlows:
 
     def enter(self) -> None:
         """Before each call of C: what it may do."""
-        nat, stack = self._nat, self._stack
+        nat, stack, c = self._nat, self._stack, self._briefs.c
         if nat is not None:
-            free = min(nat.free_descriptors, stack.limits.connections - len(stack.connections))
-            self._briefs.c.most = max(0, min(MOST, self._held + free))
+            free = min(nat.free_descriptors, stack.limits.connections - len(stack.connections) - c.count)
+            c.most = max(0, min(MOST, self._held + free))
 
     def leave(self) -> None:
         """After each: what it has done."""
