@@ -49,6 +49,21 @@ for _ in range(2000):
     while left:
         left -= len(conn.recv(left))
 """
+CONNECTS = """
+import socket, sys, threading
+def visit():
+    for _ in range(100):
+        with socket.create_connection(("10.0.2.2", int(sys.argv[1]))) as conn:
+            conn.sendall(b"r" * 100)
+            left = 200
+            while left:
+                left -= len(conn.recv(left))
+threads = [threading.Thread(target=visit) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
 
 
 def statistics(script: str, *options: str) -> tuple[int, int]:
@@ -70,7 +85,7 @@ def statistics(script: str, *options: str) -> tuple[int, int]:
     return received + sent, accelerated
 
 
-@pytest.mark.parametrize("script", [BULK, REQUESTS], ids=["bulk", "requests"])
+@pytest.mark.parametrize("script", [BULK, REQUESTS, CONNECTS], ids=["bulk", "requests", "connects"])
 def test_it_carries_nearly_everything(script: str) -> None:
     total, accelerated = statistics(script)
     assert total > 2000

@@ -269,6 +269,8 @@ class Gateway(VirtualHost):
     @property
     def undelivered(self) -> int:
         """Connections of the guest whose data has not all been passed on yet."""
+        self.stack.adopt_all()
+        self.engine.wake()
         return sum(not flow.delivered for flow in self.nat.tcp.flows)
 
     async def drain(self, patience: float = DRAIN_PATIENCE) -> bool:
@@ -312,6 +314,7 @@ class Gateway(VirtualHost):
     def tcp_statistics(self) -> TcpStatistics:
         """What the connections to the guest have done since the gateway was opened, added up."""
         statistics = self.stack.tcp_statistics()
+        self.engine.wake()  # it knows of connections that it has not known of
         statistics.accelerated = self.engine.accelerated_segments
         return statistics
 

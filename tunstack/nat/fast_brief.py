@@ -20,6 +20,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from tunstack.errors import BadPacket
+from tunstack.link.neighbour import REACHABLE_TIME
 from tunstack.nat.dialer import reset_and_close
 from tunstack.nat.tcp_flow import READ_MINIMUM, TcpFlow
 from tunstack.native.briefs import Briefs, brief_of
@@ -117,8 +118,13 @@ class BriefFlows:
             self._stack.set_accelerator(None)
 
     def check_neighbours(self, now: float) -> None:
-        """Forget what depends on a MAC that is another now, or is not known to be right."""
+        """Forget what depends on a MAC that is another now, or is not known to be right.
+
+        Python would use the entry with every connection, and so keep it fresh.
+        """
         for door in self._briefs.doors():
+            if door.used_at > now - REACHABLE_TIME:
+                self._stack.link.use_header(_guest_of(door.model), now)
             if self._has_moved(door.model):
                 self._briefs.close(door)
         for flow in self._briefs.flows():
@@ -203,9 +209,12 @@ class BriefFlows:
             self._stack.set_accelerator(self)
 
     def _has_moved(self, flow: Any) -> bool:
-        guest = bytes(flow.address[0 : 4 if flow.family == 4 else 16])
         header = bytes(flow.head[0 : flow.link_length])
-        return self._stack.link.known_header(guest) != header
+        return self._stack.link.known_header(_guest_of(flow)) != header
+
+
+def _guest_of(flow: Any) -> bytes:
+    return bytes(flow.address[0 : 4 if flow.family == 4 else 16])
 
 
 def _sockaddr(address: bytes, port: int) -> bytes:

@@ -317,7 +317,7 @@ int ts_brief_open(struct ts_fast *fast, const uint8_t *frame, uint32_t at, uint3
 {
     struct ts_briefs *briefs = fast->briefs;
     const uint8_t *tcp = frame + at, *addresses = ip + (family == 4 ? 12 : 8);
-    const struct ts_door *door = ts_door_find(fast, family, addresses, tcp);
+    struct ts_door *door = ts_door_find(fast, family, addresses, tcp);
     struct offer offer = {0};
     struct ts_brief *brief;
     int fd, is_connected = 0;
@@ -342,6 +342,7 @@ int ts_brief_open(struct ts_fast *fast, const uint8_t *frame, uint32_t at, uint3
         return 0;
     }
     link_newest(briefs, brief);
+    door->used_at = now;
     briefs->past.dials++;
     ts_brief_arm(fast, now + briefs->patience);
     if (is_connected)

@@ -40,6 +40,7 @@ struct ts_door {
     uint32_t target_length;
     uint32_t guest_mss; /* the option of the SYN that the model is made of */
     uint32_t path_mss;  /* and of its answer */
+    double used_at;     /* when a SYN last came through it */
 };
 
 /* What `RightSizing` keeps; `start` < 0: no round has begun. */

@@ -124,6 +124,15 @@ static int suits_phase(const struct ts_flow *flow, const struct segment *segment
     }
 }
 
+/*
+ * Whether a reset tells that our FIN, and nothing else, was still under way: a guest that has no more room for
+ * TIME-WAIT answers it so.
+ */
+static int ends_last_ack(const struct ts_flow *flow, const uint8_t *tcp, uint32_t rest)
+{
+    return tcp[12] == 5 << 4 && !rest && !flow->out.length && ts_get32(tcp + 4) == flow->rcv_nxt;
+}
+
 void ts_flow_sample(struct ts_flow *flow, double rtt, double now)
 {
     double spread;
@@ -265,6 +274,16 @@ int ts_fast_receive(struct ts_fast *fast, const uint8_t *data, uint32_t length, 
     header = (uint32_t)(tcp[12] >> 4) * 4;
     if (flow->reason != TS_KEPT)
         return 0; /* it is on its way to Python, and so is all that follows */
+    if (flow->phase == TS_LAST_ACK && tcp[13] == TS_RST) {
+        segment.size = end - at - 20;
+        if (ends_last_ack(flow, tcp, segment.size) &&
+            check_metadata(fast, data, frame, at, end, family, ip, &segment)) {
+            flow->segments_in++;
+            fast->segments_fast_in++;
+            ts_brief_end(fast, flow);
+            return 1;
+        }
+    }
     if (header != 32 || at + header > end || ts_get32(tcp + 20) != NOP_NOP_TIMESTAMP ||
         (tcp[13] & ~(TS_PSH | TS_FIN)) != TS_ACK || tcp[12] & 0x0f)
         goto uncommon;

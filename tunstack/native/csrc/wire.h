@@ -10,6 +10,7 @@
 #define TS_PROTOCOL_ICMPV6 58
 #define TS_FIN 0x01u
 #define TS_SYN 0x02u
+#define TS_RST 0x04u
 #define TS_PSH 0x08u
 #define TS_ACK 0x10u
 #define TS_CWR 0x80u
