@@ -294,7 +294,7 @@ static int wait_for_events(struct ts_fast *fast, struct epoll_event *events, dou
 static int input(struct ts_fast *fast, double timeout)
 {
     struct epoll_event events[TS_FAST_EVENTS];
-    int is_behind = has_frames(fast), is_busy, count, i;
+    int is_behind = has_frames(fast), is_drained = !is_behind, is_busy, count, i;
 
     count = wait_for_events(fast, events, is_behind ? 0 : timeout < LONGEST_WAIT ? timeout : LONGEST_WAIT);
     if (count < 0) {
@@ -311,6 +311,7 @@ static int input(struct ts_fast *fast, double timeout)
         struct ts_flow *flow = fd >= 0 && fd < fast->fd_capacity ? fast->by_fd[fd] : NULL;
 
         if (fd == fast->device_fd) {
+            is_drained = 0;
             if (bits & ~(uint32_t)EPOLLOUT && !is_behind)
                 read_device(fast);
             bits &= EPOLLOUT; /* what there is to read is never Python's: it would come out of order */
@@ -322,6 +323,8 @@ static int input(struct ts_fast *fast, double timeout)
             fast->ready[fast->ready_count++].events = bits;
         }
     }
+    if (count && is_drained && fast->burst > 1)
+        fast->burst >>= 1; /* there was no more than what was read: so it goes on with requests, one by one */
     is_busy = serve_shape(fast) || count || is_behind;
     ts_udp_expire(fast);
     ts_brief_expire(fast);
