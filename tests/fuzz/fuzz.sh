@@ -29,7 +29,7 @@ subjects() {
     coalesce) echo coalesce checksum ;;
     segment) echo segment checksum ;;
     fast | brief | udp | stream | switch | shape)
-      echo fast_table fast_brief fast_isn fast_queue fast_input fast_output fast_udp_table fast_udp_up fast_udp_down fast_assembly \
+      echo fast_table fast_brief fast_door fast_isn fast_queue fast_input fast_output fast_udp_table fast_udp_up fast_udp_down fast_assembly \
         fast_stream fast_message fast_switch fast_shape \
         fast_loop pipeline queues segment checksum
       ;;
@@ -39,8 +39,8 @@ subjects() {
 # Those of them that it is for.
 aims() {
   case $1 in
-    fast) subjects fast | sed 's/ fast_brief fast_isn//; s/ fast_udp_table.*fast_assembly//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
-    brief) echo fast_brief fast_isn ;;
+    fast) subjects fast | sed 's/ fast_brief fast_door fast_isn//; s/ fast_udp_table.*fast_assembly//; s/ fast_stream.*fast_loop/ fast_loop/; s/ pipeline.* checksum/ checksum/' ;;
+    brief) echo fast_brief fast_door fast_isn ;;
     udp) echo fast_udp_table fast_udp_up fast_udp_down fast_assembly ;;
     stream) echo fast_stream ;;
     switch) echo fast_message fast_switch ;;

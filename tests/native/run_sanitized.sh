@@ -45,7 +45,7 @@ tests() {
 tests "$root/tests/native" "$@"
 # Beside the Python stack, which is slow here; how much was compared is counted without a sanitizer.
 export HYPOTHESIS_PROFILE=brief
-tests "$root/tests/nat/test_fast.py" "$root/tests/nat/test_fast_borders.py" "$root/tests/nat/test_fast_udp.py" "$root/tests/nat/test_fast_udp_borders.py" "$root/tests/link/test_lent_stream.py" -k 'not went_back_and_forth' "$@"
+tests "$root/tests/nat/test_fast.py" "$root/tests/nat/test_fast_borders.py" "$root/tests/nat/test_fast_brief.py" "$root/tests/nat/test_fast_brief_borders.py" "$root/tests/nat/test_fast_udp.py" "$root/tests/nat/test_fast_udp_borders.py" "$root/tests/link/test_lent_stream.py" -k 'not went_back_and_forth' "$@"
 # pytest swallows what a dying process writes; the findings are in files of their own.
 for finding in "$work"/finding.*; do
   [ ! -e "$finding" ] || { cat "$finding" >&2; status=1; }

@@ -68,7 +68,19 @@ if _FASTPATH:
 
 _NAMES = ["checksum", "coalesce", "segment"]
 if _FASTPATH:
-    _PARTS = ("table", "queue", "input", "output", "brief", "isn", "stream", "message", "switch", "shape")
+    _PARTS = (
+        "table",
+        "queue",
+        "input",
+        "output",
+        "brief",
+        "door",
+        "isn",
+        "stream",
+        "message",
+        "switch",
+        "shape",
+    )
     _UDP_PARTS = ("udp_table", "udp_up", "udp_down", "assembly")
     _NAMES += [*(f"fast_{name}" for name in (*_PARTS, *_UDP_PARTS, "loop")), "pipeline", "queues"]
 

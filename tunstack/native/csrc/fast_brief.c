@@ -4,7 +4,6 @@
 #include "wire.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -50,93 +49,6 @@ void ts_brief_close_descriptors(struct ts_fast *fast)
 
     while (briefs->closing_count)
         close(briefs->closing[--briefs->closing_count]);
-}
-
-/* Doors and claims */
-
-struct ts_door *ts_door_new(void)
-{
-    return calloc(1, sizeof(struct ts_door));
-}
-
-/* The first of the places where a door may be. */
-static struct ts_door **set_of(const struct ts_fast *fast, int family, const uint8_t *addresses, const uint8_t *ports)
-{
-    uint8_t to[4] = {0, 0, ports[2], ports[3]};
-    uint64_t hash = ts_fast_hash(fast, addresses, family, to);
-
-    return fast->briefs->doors + hash % (TS_BRIEF_DOORS / TS_BRIEF_WAYS) * TS_BRIEF_WAYS;
-}
-
-static int leads_to(const struct ts_door *door, int family, const uint8_t *addresses, const uint8_t *ports)
-{
-    return door && door->model.family == family && !memcmp(door->model.ports + 2, ports + 2, 2) &&
-           !memcmp(door->model.address, addresses, family == 4 ? 8 : 32);
-}
-
-struct ts_door *ts_door_find(const struct ts_fast *fast, int family, const uint8_t *addresses,
-                             const uint8_t *ports)
-{
-    struct ts_door **set;
-    int i;
-
-    if (!fast->briefs->door_count)
-        return NULL;
-    set = set_of(fast, family, addresses, ports);
-    for (i = 0; i < TS_BRIEF_WAYS; i++)
-        if (leads_to(set[i], family, addresses, ports))
-            return set[i];
-    return NULL;
-}
-
-int ts_door_open(struct ts_fast *fast, struct ts_door *door)
-{
-    const struct ts_flow *model = &door->model;
-    struct ts_door **set, *former;
-    uint32_t way = 0;
-
-    if (!ts_flow_is_sound(model) || door->target_length > sizeof door->target) {
-        free(door);
-        return -1;
-    }
-    former = ts_door_find(fast, model->family, model->address, model->ports);
-    if (former)
-        ts_door_close(fast, former);
-    set = set_of(fast, model->family, model->address, model->ports);
-    while (way < TS_BRIEF_WAYS && set[way])
-        way++;
-    if (way == TS_BRIEF_WAYS) {
-        way = fast->briefs->turn++ % TS_BRIEF_WAYS;
-        ts_door_close(fast, set[way]);
-    }
-    set[way] = door;
-    fast->briefs->door_count++;
-    return 0;
-}
-
-void ts_door_close(struct ts_fast *fast, struct ts_door *door)
-{
-    const struct ts_flow *model = &door->model;
-    struct ts_door **set = set_of(fast, model->family, model->address, model->ports);
-
-    while (*set != door)
-        set++;
-    *set = NULL;
-    fast->briefs->door_count--;
-    free(door);
-}
-
-static uint16_t *claim_of(const struct ts_fast *fast, uint64_t hash)
-{
-    return &fast->briefs->claims[hash >> 48]; /* other bits than those that flows are found by */
-}
-
-void ts_brief_claim(struct ts_fast *fast, int family, const uint8_t *addresses, const uint8_t *ports, int by)
-{
-    uint16_t *claim = claim_of(fast, ts_fast_hash(fast, addresses, family, ports));
-
-    if (*claim != UINT16_MAX) /* else nobody knows any more how many there are */
-        *claim = (uint16_t)(*claim + by);
 }
 
 /* Timers */
@@ -200,45 +112,6 @@ static int read_options(const uint8_t *at, const uint8_t *end, struct offer *off
                : -1;
 }
 
-/* A dial to an unused ephemeral port of the host itself may meet itself: nobody listens there. */
-static int meets_itself(int fd, const struct ts_door *door)
-{
-    struct sockaddr_in6 name;
-    socklen_t length = sizeof name;
-
-    memset(&name, 0, sizeof name);
-    if (getsockname(fd, (struct sockaddr *)&name, &length) || memcmp(&name, door->target, 4))
-        return 0; /* another family or port */
-    return door->model.family == 4 ? !memcmp((uint8_t *)&name + 4, door->target + 4, 4)
-                                   : !memcmp((uint8_t *)&name + 8, door->target + 8, 16);
-}
-
-/* Its peer sees RST, and no TIME-WAIT is left behind. */
-static void set_linger_zero(int fd)
-{
-    struct linger linger = {1, 0};
-
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-}
-
-/* A socket on its way to where `door` leads, -1: Python is to find out why there is none. */
-static int dial(const struct ts_door *door, int *is_connected)
-{
-    int one = 1, fd = socket(door->model.family == 4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    if (fd < 0)
-        return -1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    *is_connected = !connect(fd, (const struct sockaddr *)door->target, door->target_length);
-    if (*is_connected && meets_itself(fd, door)) {
-        set_linger_zero(fd);
-    } else if (*is_connected || errno == EINPROGRESS) {
-        return fd;
-    }
-    close(fd);
-    return -1;
-}
-
 static int watch(const struct ts_fast *fast, struct ts_brief *brief, uint32_t interest)
 {
     struct epoll_event event;
@@ -260,7 +133,8 @@ static void accept_flow(struct ts_fast *fast, struct ts_brief *brief, double now
 
     flow->phase = TS_SYN_RECEIVED;
     brief->opened_at = now;
-    brief->iss = (uint32_t)(uint64_t)(now * 250000) + ts_brief_hash(fast, 0, flow->family, flow->address, flow->ports);
+    brief->iss = (uint32_t)(uint64_t)(now * 250000) +
+                 ts_brief_hash(fast, 0, flow->family, flow->address, flow->ports);
     flow->ts_offset = ts_brief_hash(fast, 1, flow->family, flow->address, flow->ports);
     flow->snd_una = flow->snd_wl2 = brief->iss;
     flow->snd_nxt = brief->iss + 1;
@@ -326,7 +200,7 @@ int ts_brief_open(struct ts_fast *fast, const uint8_t *frame, uint32_t at, uint3
         end - at != HEADER + SYN_OPTIONS || !ts_get16(tcp + 14))
         return 0;
     if (briefs->count >= TS_BRIEF_MOST || briefs->descriptors >= briefs->most ||
-        *claim_of(fast, ts_fast_hash(fast, addresses, family, tcp)))
+        ts_brief_is_claimed(fast, family, addresses, tcp))
         return 0;
     if (read_options(tcp + HEADER, tcp + HEADER + SYN_OPTIONS, &offer) || offer.mss != door->guest_mss)
         return 0;
@@ -334,7 +208,7 @@ int ts_brief_open(struct ts_fast *fast, const uint8_t *frame, uint32_t at, uint3
     if (!brief)
         return 0;
     set_up(brief, door, ip, tcp, &offer, now);
-    fd = brief->flow.fd = dial(door, &is_connected);
+    fd = brief->flow.fd = ts_door_dial(door, &is_connected);
     if (fd < 0 || (!is_connected && watch(fast, brief, EPOLLOUT)) || ts_fast_insert(fast, &brief->flow)) {
         if (fd >= 0)
             close(fd);
@@ -364,8 +238,8 @@ void ts_brief_connected(struct ts_fast *fast, struct ts_flow *flow)
         ts_flow_return(fast, flow, error ? TS_SOCKET_ERROR : TS_HANG_UP);
         return;
     }
-    if (meets_itself(flow->fd, door)) {
-        set_linger_zero(flow->fd);
+    if (ts_door_meets_itself(flow->fd, door)) {
+        ts_door_linger_zero(flow->fd);
         flow->socket_errno = ECONNREFUSED;
         ts_flow_return(fast, flow, TS_SOCKET_ERROR);
         return;
@@ -381,7 +255,8 @@ static void emit_syn_ack(struct ts_fast *fast, struct ts_brief *brief, double no
     struct ts_flow *flow = &brief->flow;
     uint8_t head[TS_FAST_VNET + TS_FAST_HEAD + HEADER + SYN_OPTIONS];
     uint32_t window = flow->rcv_buf < 0xffff ? flow->rcv_buf : 0xffff;
-    uint8_t *options = ts_flow_head(flow, head, HEADER + SYN_OPTIONS, 0, TS_SYN | TS_ACK, brief->iss, window) + HEADER;
+    uint8_t *tcp = ts_flow_head(flow, head, HEADER + SYN_OPTIONS, 0, TS_SYN | TS_ACK, brief->iss, window);
+    uint8_t *options = tcp + HEADER;
     struct iovec view;
 
     ts_put32(options, (uint32_t)MSS << 24 | 4 << 16 | brief->path_mss);
@@ -435,9 +310,8 @@ void ts_brief_established(struct ts_fast *fast, struct ts_flow *flow, uint32_t w
 
 /* Ending */
 
-void ts_brief_finished(struct ts_fast *fast, struct ts_flow *flow)
+void ts_brief_finished(struct ts_flow *flow)
 {
-    (void)fast;
     flow->phase = TS_CLOSE_WAIT;
     flow->rcv_nxt++;
     flow->ack_now = 1;
@@ -553,7 +427,9 @@ static int look(const struct ts_briefs *briefs, struct ts_brief *brief, double n
             return -1;
     }
     *sizing = next;
-    flow->sizing_due = now + (next.rtt != TS_NEVER && next.rtt > briefs->sizing_round ? next.rtt : briefs->sizing_round);
+    flow->sizing_due = now + briefs->sizing_round;
+    if (next.rtt != TS_NEVER && next.rtt > briefs->sizing_round)
+        flow->sizing_due = now + next.rtt;
     return 0;
 }
 

@@ -71,8 +71,8 @@ struct ts_brief_past {
 
 struct ts_briefs {
     /* set by Python */
-    double patience;                                          /* seconds */
-    double sizing_round, sizing_shortest, sizing_longest, sizing_memory; /* of tcp.right_sizing, seconds */
+    double patience; /* seconds */
+    double sizing_round, sizing_shortest, sizing_longest, sizing_memory; /* of tcp.right_sizing */
     uint32_t most;       /* flows with a descriptor, for now */
 
     uint32_t count, descriptors, door_count;
@@ -106,6 +106,13 @@ void ts_door_close(struct ts_fast *fast, struct ts_door *door);
 void ts_brief_claim(struct ts_fast *fast, int family, const uint8_t *addresses, const uint8_t *ports, int by);
 
 /* Between the files. */
+int ts_brief_is_claimed(const struct ts_fast *fast, int family, const uint8_t *addresses, const uint8_t *ports);
+/* A socket on its way to where `door` leads, -1: Python is to find out why there is none. */
+int ts_door_dial(const struct ts_door *door, int *is_connected);
+/* A dial to an unused ephemeral port of the host itself may meet itself: nobody listens there. */
+int ts_door_meets_itself(int fd, const struct ts_door *door);
+/* The peer of the socket, when it is closed, sees RST, and no TIME-WAIT is left behind. */
+void ts_door_linger_zero(int fd);
 int ts_brief_init(struct ts_fast *fast);
 void ts_brief_free(struct ts_fast *fast);
 /* A SYN without a flow: 1 if a door takes it. `ip` is a whole packet, up to `end` of the frame. */
@@ -117,7 +124,7 @@ void ts_brief_connected(struct ts_fast *fast, struct ts_flow *flow);
 void ts_brief_established(struct ts_fast *fast, struct ts_flow *flow, uint32_t window, uint32_t seq,
                           uint32_t ack, double now);
 /* The guest's FIN has come, in order. */
-void ts_brief_finished(struct ts_fast *fast, struct ts_flow *flow);
+void ts_brief_finished(struct ts_flow *flow);
 /* The socket has taken what it can: tell it of the guest's FIN, if that was all. */
 void ts_brief_shut(struct ts_fast *fast, struct ts_flow *flow);
 /* The socket's stream has ended. */

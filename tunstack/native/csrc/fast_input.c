@@ -304,7 +304,7 @@ int ts_fast_receive(struct ts_fast *fast, const uint8_t *data, uint32_t length, 
     }
     take(fast, flow, &segment, now);
     if (tcp[13] & TS_FIN)
-        ts_brief_finished(fast, flow);
+        ts_brief_finished(flow);
     if (flow->phase == TS_LAST_ACK && flow->snd_una == flow->snd_nxt)
         ts_brief_end(fast, flow);
     return 1;

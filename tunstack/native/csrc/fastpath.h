@@ -13,6 +13,8 @@
  * `ts_fast_run` does rounds in a row for as long as there is nothing for Python, and lingers a little when
  * nothing is ready, since what comes next usually comes soon.
  *
+ * Connections that the guest opens and closes soon are opened and closed here, too; see fast_brief.h.
+ *
  * Bounds: pages and bytes for readers are taken from budgets that Python sets before each call; a batch of
  * frames, TS_FAST_EVENTS descriptors in a round, and the rounds that Python asks for in a call; records of sent
  * segments by TS_FAST_RECORDS for each flow, those that it came with, and one that an acknowledgement has cut.
