@@ -10,7 +10,11 @@ from tunstack.limits import MAX_FRAME
 from tunstack.link.devices.base import Offloads
 from tunstack.link.devices.vnet_header import VNET_HEADER, parse_frame
 from tunstack.nat.fast import FastFlows
+from tunstack.nat.poller import Poller
+from tunstack.native import fastpath
 from tunstack.packet import Checksum, Packet
+
+GATEWAY_MAC = bytes.fromhex("020000000001")
 
 
 class PairDevice:
@@ -72,6 +76,12 @@ class PairDevice:
     def close(self) -> None:
         self.sock.close()
         self.guest.close()
+
+
+def open_fast(poller: Poller, device: PairDevice) -> fastpath.FastPath:
+    """A fast path between `device` and the sockets in `poller`, with a seed that is always the same."""
+    mac = GATEWAY_MAC if device.offloads.l2 else None
+    return fastpath.FastPath(7, epoll_fd=poller.fileno(), device_fd=device.fileno(), mac=mac)
 
 
 def turn(engine: Engine, fast: FastFlows | None, now: float, offer: bool) -> bool:

@@ -59,12 +59,11 @@ from tunstack.testing.packets import (
 )
 from tunstack.timers import TimerHeap
 
-from .pair_device import PairDevice, turn
+from .pair_device import GATEWAY_MAC, PairDevice, open_fast, turn
 from .world import ramp
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
 
-GATEWAY_MAC = bytes.fromhex("020000000001")
 GUEST_MAC = bytes.fromhex("020000000002")
 ADDRESSES = {
     4: (parse_address("10.0.2.100"), parse_address("192.0.2.1")),
@@ -171,12 +170,7 @@ class Side:
         self.arrived = bytearray()
         self.fast: Any = None
         if fast:
-            path = fastpath.FastPath(
-                7,
-                epoll_fd=self.poller.fileno(),
-                device_fd=self.device.fileno(),
-                mac=GATEWAY_MAC if l2 else None,
-            )
+            path = open_fast(self.poller, self.device)
             self.fast = FastFlows(path, self.stack, patience=0)
             self.context.carrier = self.fast
         if l2:

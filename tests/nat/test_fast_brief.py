@@ -57,8 +57,8 @@ from tunstack.testing.packets import (
     window_scale,
 )
 
-from .pair_device import PairDevice, turn
-from .test_fast import GATEWAY_MAC, GUEST_MAC, LIMITS, MOD, Sent, state_of
+from .pair_device import GATEWAY_MAC, PairDevice, open_fast, turn
+from .test_fast import GUEST_MAC, LIMITS, MOD, Sent, state_of
 from .world import ramp
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
@@ -141,12 +141,7 @@ class Side:
         self.engine._port = self.port
         self.fast: FastFlows | None = None
         if fast:
-            path = fastpath.FastPath(
-                7,
-                epoll_fd=self.poller.fileno(),
-                device_fd=self.device.fileno(),
-                mac=GATEWAY_MAC if l2 else None,
-            )
+            path = open_fast(self.poller, self.device)
             self.fast = FastFlows(path, self.stack, patience=0)
             self.nat.set_carrier(self.fast)
         self.hosts: dict[int, Host] = {}
@@ -501,6 +496,8 @@ STEP = st.one_of(
     st.tuples(
         st.just("odd"), st.integers(0, 3), st.sampled_from(["dup", "gap", "syn", "old", "rst", "rst", "paws"])
     ),
+    st.tuples(st.just("bulk"), st.integers(0, 3), st.sampled_from([20_000, 60_000])),
+    st.tuples(st.just("silence"), st.integers(0, 3), st.sampled_from([1, 30_000])),
     st.tuples(st.just("compare")),
 )
 
@@ -536,6 +533,12 @@ def play(pair: Pair, steps: list[tuple[Any, ...]]) -> None:
             pair.acknowledge(slot, step[2])
         elif kind == "write" and pair.sides[0].hosts[slot.port].ended != "closed":
             pair.write(slot, step[2])
+        elif kind == "bulk" and pair.sides[0].hosts[slot.port].ended != "closed":
+            pair.write(slot, step[2])  # more than cwnd
+            pair.acknowledge(slot)
+        elif kind == "silence" and pair.sides[0].hosts[slot.port].ended != "closed":
+            pair.write(slot, step[2])
+            pair.wait(0.4)  # nobody acknowledges it
         elif kind == "host":
             pair.end_host(slot, step[2])
         elif kind == "odd":

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.nat.test_fast import GATEWAY_MAC, GUEST_MAC, LIMITS, MOD
+from tests.nat.pair_device import GATEWAY_MAC
+from tests.nat.test_fast import GUEST_MAC, LIMITS, MOD
 from tests.nat.test_fast_brief import ADDRESSES, LOOPBACK, Pair, Slot, begin
 from tunstack.errors import DropReason
 from tunstack.ip import icmp, ipv4

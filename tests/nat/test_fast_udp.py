@@ -38,11 +38,10 @@ from tunstack.native import fastpath
 from tunstack.packet import GsoType
 from tunstack.stack import Stack
 
-from .pair_device import PairDevice, turn
+from .pair_device import GATEWAY_MAC, PairDevice, open_fast, turn
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
 
-GATEWAY_MAC = bytes.fromhex("020000000001")
 GUEST_MAC = bytes.fromhex("020000000002")
 OTHER_MAC = bytes.fromhex("020000000003")
 GUEST = {4: parse_address("10.0.2.100"), 6: parse_address("fd00::100")}
@@ -145,12 +144,7 @@ class Side:
         self.engine._port = self.port
         self.fast: FastFlows | None = None
         if fast:
-            path = fastpath.FastPath(
-                7,
-                epoll_fd=self.poller.fileno(),
-                device_fd=self.device.fileno(),
-                mac=GATEWAY_MAC if plan.l2 else None,
-            )
+            path = open_fast(self.poller, self.device)
             path.c.udp.uso = plan.uso
             self.fast = FastFlows(path, self.stack)
             self.nat.set_carrier(self.fast)

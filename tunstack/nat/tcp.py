@@ -16,6 +16,10 @@ Dials under way are bounded for each guest and in total. At a limit the oldest d
 destination has been silent for longest, gives way (in total: the oldest of the guest with the most): its SYN
 is dropped and counted, and its retransmission is a new request. So silent destinations, however many, do
 not delay a good one.
+
+What was decided for a plain dial is good for the next one, too, until something changes: the carrier is told
+of it (`Carrier.visit`) and may dial and accept in our place, of which it tells by `count_brief`, `adopt_dial`
+and `adopt_flow`.
 """
 
 from __future__ import annotations
