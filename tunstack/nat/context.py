@@ -165,7 +165,7 @@ class Carrier(Protocol):
         ...
 
     def recall(self) -> None:
-        """Whatever was decided so far may be decided differently now."""
+        """What was decided on connections so far may be decided differently now."""
         ...
 
 

@@ -128,7 +128,6 @@ class FastFlows:
 
     def recall(self) -> None:
         """See `nat.context.Carrier`."""
-        self.datagrams.recall()
         self.briefs.recall()
 
     def offer(self) -> None:

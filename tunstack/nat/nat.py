@@ -151,7 +151,7 @@ class Nat:
             self.udp.add_route(route)
         else:
             self.tcp.routes.add(route)
-            self._recall()
+            self._recall_connections()
 
     def remove_route(self, route: Route) -> None:
         """Follow it no longer; TCP flows that were dialled stay, those of UDP end."""
@@ -159,7 +159,7 @@ class Nat:
             self.udp.remove_route(route)
         else:
             self.tcp.routes.remove(route)
-            self._recall()
+            self._recall_connections()
 
     def stop_forward(self, forward: AnyForward) -> None:
         """Close its listener; TCP flows to guests go on."""
@@ -172,17 +172,20 @@ class Nat:
         if carrier is not None:
             carrier.serve(self.tcp)
 
+    def _recall_connections(self) -> None:
+        if self._context.carrier is not None:
+            self._context.carrier.recall()
+
     def _recall(self) -> None:
-        carrier = self._context.carrier
-        if carrier is not None:
-            carrier.recall()
+        self._recall_connections()
+        if self._context.carrier is not None:
+            self._context.carrier.datagrams.recall()
 
     def _service_added(self, key: ServiceKey) -> None:
-        carrier = self._context.carrier
-        if carrier is not None and key[0] == UDP:
-            carrier.datagrams.recall(key[1:])
-        elif carrier is not None:
-            carrier.recall()
+        if key[0] == TCP:
+            self._recall_connections()
+        elif self._context.carrier is not None:
+            self._context.carrier.datagrams.recall(key[1:])
 
     def handle(self, event: Event, now: float) -> None:
         """Act on an event of the stack."""
