@@ -10,7 +10,7 @@ import struct
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tunstack.errors import DropReason
@@ -394,6 +394,15 @@ actions = st.lists(
 
 @settings(max_examples=60)
 @given(actions)
+@example(
+    [
+        ("guest sends", 64944),
+        ("guest sends", 64065),
+        ("guest closes", 0),
+        ("host sends", 32767),
+        ("host closes", 0),
+    ]
+)
 def test_what_goes_in_comes_out_whatever_the_order(schedule: list[tuple[str, int]]) -> None:
     """Bytes delivered are bytes sent, in both directions, and then comes exactly one EOF."""
     with world() as w, listener() as server:

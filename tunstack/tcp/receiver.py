@@ -187,7 +187,9 @@ class Receiver:
         return window
 
     def update_due(self) -> bool:
-        """The reader made so much room that the peer should hear of it now."""
+        """The reader made so much room that the peer should hear of it now; behind its FIN nothing comes."""
+        if self.fin_received:
+            return False
         hot = self.hot
         window = self.window
         gain = self._room() - window

@@ -76,8 +76,11 @@ static uint32_t advance_window(struct ts_fast *fast, struct ts_flow *flow)
 
 int ts_flow_update_due(struct ts_fast *fast, struct ts_flow *flow)
 {
-    int64_t window = window_of(flow), gain = wanted_window(fast, flow) - window, most;
+    int64_t window = window_of(flow), gain, most;
 
+    if (flow->phase == TS_CLOSE_WAIT || flow->phase == TS_LAST_ACK)
+        return 0; /* behind the guest's FIN nothing comes */
+    gain = wanted_window(fast, flow) - window;
     if (gain < least_gain(flow))
         return 0;
     most = (int64_t)0xffff << flow->rcv_shift;
