@@ -125,6 +125,51 @@ class Sent:
     payload: bytes
 
 
+def make_frame(
+    family: int,
+    l2: bool,
+    tcp: Tcp,
+    payload: bytes,
+    *,
+    trust: int,
+    gso: int = 0,
+    mark: int = 0,
+    mac: bytes = GUEST_MAC,
+    addresses: dict[int, tuple[bytes, bytes]] = ADDRESSES,
+) -> bytes:
+    """A frame of the guest; `trust`: 0 complete checksum, 1 left to us, 2 verified by the device."""
+    src, dst = addresses[family]
+    layers: list[Any] = [Ethernet(dst=GATEWAY_MAC, src=mac)] if l2 else []
+    if family == 4:
+        layers.append(Ipv4(src=src, dst=dst, df=True, traffic_class=mark))
+    else:
+        layers.append(Ipv6(src=src, dst=dst, traffic_class=mark))
+    raw = emit(*layers, tcp, Raw(data=payload))
+    start = (14 if l2 else 0) + (20 if family == 4 else 40)
+    kind = (1 if family == 4 else 4) if gso else 0
+    partial = (start, 16) if trust == 1 else (0, 0)
+    return VNET_HEADER.pack((0, 1, 2)[trust], kind, 0, gso, *partial) + raw
+
+
+def read_sent(device: PairDevice, family: int) -> list[tuple[int, Sent]]:
+    """The segments that the guest was sent, with its port."""
+    frames = []
+    l2 = device.offloads.l2
+    while True:
+        try:
+            data = device.guest.recv(1 << 17)
+        except BlockingIOError:
+            return frames
+        _, _, _, gso_size, start, offset = VNET_HEADER.unpack_from(data)
+        frame = dissect(data[10:], l2=l2)
+        ip, tcp = frame.ip, frame.tcp
+        if ip is None or tcp is None:
+            continue
+        assert (start, offset) == ((14 if l2 else 0) + (20 if family == 4 else 40), 16)
+        parts = tcp.seq, tcp.ack, tcp.flags, tcp.window, tcp.options, frame.payload
+        frames.append((tcp.dst_port, Sent(gso_size, ip.traffic_class, *parts)))
+
+
 class Side:
     """One gateway with one flow."""
 
@@ -208,30 +253,7 @@ class Side:
         raise AssertionError("it does not come to rest")
 
     def sent(self) -> list[Sent]:
-        frames = []
-        while True:
-            try:
-                data = self.device.guest.recv(1 << 17)
-            except BlockingIOError:
-                return frames
-            _, _, _, gso_size, start, offset = VNET_HEADER.unpack_from(data)
-            frame = dissect(data[10:], l2=self.l2)
-            ip, tcp = frame.ip, frame.tcp
-            if ip is None or tcp is None:
-                continue
-            assert start == (14 if self.l2 else 0) + (20 if self.family == 4 else 40) and offset == 16
-            frames.append(
-                Sent(
-                    gso_size,
-                    ip.traffic_class,
-                    tcp.seq,
-                    tcp.ack,
-                    tcp.flags,
-                    tcp.window,
-                    tcp.options,
-                    frame.payload,
-                )
-            )
+        return [sent for _, sent in read_sent(self.device, self.family)]
 
     def take_back(self) -> None:
         if self.fast is not None:
@@ -311,7 +333,6 @@ class Pair:
         mark: int = 0,
     ) -> bytes:
         """A frame of the guest; `trust`: 0 complete checksum, 1 left to us, 2 verified by the device."""
-        src, dst = ADDRESSES[self.family]
         if options is None:
             options = (NOP, NOP, timestamps(self.stamp() if stamp is None else stamp, self.echo))
         tcp = Tcp(
@@ -323,19 +344,7 @@ class Pair:
             window=self.window if window is None else window,
             options=options,
         )
-        layers: list[Any] = [Ethernet(dst=GATEWAY_MAC, src=GUEST_MAC)] if self.l2 else []
-        ip = (
-            Ipv4(src=src, dst=dst, df=True, traffic_class=mark)
-            if self.family == 4
-            else Ipv6(src=src, dst=dst, traffic_class=mark)
-        )
-        raw = emit(*layers, ip, tcp, Raw(data=payload))
-        start = (14 if self.l2 else 0) + (20 if self.family == 4 else 40)
-        kind = (1 if self.family == 4 else 4) if gso else 0
-        vnet = VNET_HEADER.pack(
-            (0, 1, 2)[trust], kind, 0, gso, start if trust == 1 else 0, 16 if trust == 1 else 0
-        )
-        return vnet + raw
+        return make_frame(self.family, self.l2, tcp, payload, trust=trust, gso=gso, mark=mark)
 
     def give(self, frames: list[bytes], offer: bool = True) -> None:
         """Hand `frames` to both, let both work, and compare what they sent."""

@@ -27,7 +27,6 @@ from tunstack.gateway.engine import Engine
 from tunstack.gateway.ports import DevicePort
 from tunstack.ip.addresses import Prefix, parse_address
 from tunstack.limits import Limits
-from tunstack.link.devices.vnet_header import VNET_HEADER
 from tunstack.nat.config import NatConfig
 from tunstack.nat.fast import FastFlows
 from tunstack.nat.nat import Nat
@@ -44,21 +43,15 @@ from tunstack.testing.packets import (
     RST,
     SACK_PERMITTED,
     SYN,
-    Ethernet,
-    Ipv4,
-    Ipv6,
-    Raw,
     Tcp,
     TcpOption,
-    dissect,
-    emit,
     mss,
     timestamps,
     window_scale,
 )
 
 from .pair_device import GATEWAY_MAC, PairDevice, open_fast, turn
-from .test_fast import GUEST_MAC, LIMITS, MOD, Sent, state_of
+from .test_fast import GUEST_MAC, LIMITS, MOD, Sent, make_frame, read_sent, state_of
 from .world import ramp
 
 pytestmark = pytest.mark.skipif(not fastpath.available, reason="the fast path was not built")
@@ -165,19 +158,7 @@ class Side:
 
     def sent(self) -> list[tuple[int, Sent]]:
         """What the guest was sent, with its port."""
-        frames = []
-        while True:
-            try:
-                data = self.device.guest.recv(1 << 17)
-            except BlockingIOError:
-                return frames
-            gso_size = VNET_HEADER.unpack_from(data)[3]
-            frame = dissect(data[10:], l2=self.l2)
-            ip, tcp = frame.ip, frame.tcp
-            if ip is None or tcp is None:
-                continue
-            parts = tcp.seq, tcp.ack, tcp.flags, tcp.window, tcp.options, frame.payload
-            frames.append((tcp.dst_port, Sent(gso_size, ip.traffic_class, *parts)))
+        return read_sent(self.device, self.family)
 
     def state(self) -> dict[str, Any]:
         """Everything that there is to know of connections; none is brief any more."""
@@ -234,8 +215,6 @@ class Slot:
     """The end of what the gateway has sent."""
     is_open: bool = False
     has_finished: bool = False
-    received: int = 0
-    """The FIN of the gateway, as a count."""
 
 
 class Pair:
@@ -281,10 +260,8 @@ class Pair:
         trust: int = 2,
         stamp: int | None = None,
         mac: bytes = GUEST_MAC,
-        traffic_class: int = 0,
     ) -> bytes:
         """A frame of the guest; `trust`: 0 complete checksum, 1 left to us, 2 verified by the device."""
-        src, dst = ADDRESSES[self.family]
         if options is None:
             options = (NOP, NOP, timestamps(self.stamp() if stamp is None else stamp, slot.echo))
         tcp = Tcp(
@@ -296,16 +273,7 @@ class Pair:
             window=slot.window,
             options=options,
         )
-        layers: list[Any] = [Ethernet(dst=GATEWAY_MAC, src=mac)] if self.l2 else []
-        if self.family == 4:
-            layers.append(Ipv4(src=src, dst=dst, df=True, traffic_class=traffic_class))
-        else:
-            layers.append(Ipv6(src=src, dst=dst, traffic_class=traffic_class))
-        raw = emit(*layers, tcp, Raw(data=payload))
-        start = (14 if self.l2 else 0) + (20 if self.family == 4 else 40)
-        partial = trust == 1
-        vnet = VNET_HEADER.pack((0, 1, 2)[trust], 0, 0, 0, start if partial else 0, 16 if partial else 0)
-        return vnet + raw
+        return make_frame(self.family, self.l2, tcp, payload, trust=trust, mac=mac, addresses=ADDRESSES)
 
     def syn(self, slot: Slot, **changes: Any) -> bytes:
         """The SYN of `slot`, as Linux sends it."""

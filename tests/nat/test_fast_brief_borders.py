@@ -318,7 +318,7 @@ def test_a_dial_that_fails_later_is_told_as_it_is(pair: Pair) -> None:
 
 
 def test_who_asks_for_a_connection_by_its_key_gets_it(pair: Pair) -> None:
-    """A frame that C does not look at, since it has IP options."""
+    """A frame that is for a brief connection, and not from its MAC: C does not look at it."""
     slot = begin(pair)
     frame = pair.frame(slot, ACK | PSH, b"data", mac=OTHER_MAC)
     pair.give([frame])

@@ -130,15 +130,15 @@ class TcpNat:
         self, request: TcpRequest, sock: socket.socket, code: int, started: float, now: float
     ) -> None:
         """Go on with a dial by `sock`, which was `started` and has failed with errno `code`, unless 0."""
+        if code:
+            family = sock.family
+            sock.close()
+            self._refuse(request, refusal_of(code, family), now)
+            return
         context = self._context
         self._make_room(request.src)
         context.budget.used += 1
         pending = _Pending(self, request)
-        if code:
-            family = sock.family
-            sock.close()
-            self.finish(pending, refusal_of(code, family), now)
-            return
         pending.destination = context.policy.decide(
             TCP, request.src, request.dst, request.dst_port
         ).destination

@@ -146,6 +146,12 @@ static void accept_flow(struct ts_fast *fast, struct ts_brief *brief, double now
     ts_fast_mark(fast, flow);
 }
 
+/* That of a SYN is never scaled. */
+static uint32_t syn_window(const struct ts_flow *flow)
+{
+    return flow->rcv_buf < 0xffff ? flow->rcv_buf : 0xffff;
+}
+
 /* The flow of the SYN whose IP packet is at `ip`, `tcp` within. */
 static void set_up(struct ts_brief *brief, const struct ts_door *door, const uint8_t *ip, const uint8_t *tcp,
                    const struct offer *offer, double now)
@@ -161,7 +167,7 @@ static void set_up(struct ts_brief *brief, const struct ts_door *door, const uin
     flow->deadline = flow->ack_deadline = TS_NEVER;
     flow->armed = TS_NEVER;
     flow->rcv_nxt = flow->last_ack_sent = seq + 1;
-    flow->rcv_adv = seq + 1 + (flow->rcv_buf < 0xffff ? flow->rcv_buf : 0xffff);
+    flow->rcv_adv = seq + 1 + syn_window(flow);
     flow->snd_wnd = flow->snd_max_wnd = ts_get16(tcp + 14);
     flow->snd_wl1 = seq;
     flow->snd_shift = (uint8_t)offer->shift;
@@ -254,8 +260,7 @@ static void emit_syn_ack(struct ts_fast *fast, struct ts_brief *brief, double no
 {
     struct ts_flow *flow = &brief->flow;
     uint8_t head[TS_FAST_VNET + TS_FAST_HEAD + HEADER + SYN_OPTIONS];
-    uint32_t window = flow->rcv_buf < 0xffff ? flow->rcv_buf : 0xffff;
-    uint8_t *tcp = ts_flow_head(flow, head, HEADER + SYN_OPTIONS, 0, TS_SYN | TS_ACK, brief->iss, window);
+    uint8_t *tcp = ts_flow_head(flow, head, HEADER + SYN_OPTIONS, 0, TS_SYN | TS_ACK, brief->iss, syn_window(flow));
     uint8_t *options = tcp + HEADER;
     struct iovec view;
 

@@ -16,9 +16,9 @@
  * A SYN is Python's if its four-tuple is: connections that Python has are claimed, as numbers of a hash, so that
  * now and then it is asked without need. Whoever has a claim withdraws it.
  *
- * Bounds: TS_BRIEF_DOORS doors, in sets of TS_BRIEF_WAYS, in which one gives way to another; TS_BRIEF_MOST flows, and of those with a
- * descriptor as many as Python says. A descriptor is closed with the round, so that no event is taken for that of
- * another with the same number.
+ * Bounds: TS_BRIEF_DOORS doors, in sets of TS_BRIEF_WAYS, in which one gives way to another; TS_BRIEF_MOST flows,
+ * and of those with a descriptor as many as Python says. A descriptor is closed with the round, so that no event is
+ * taken for that of another with the same number.
  */
 #ifndef TUNSTACK_FAST_BRIEF_H
 #define TUNSTACK_FAST_BRIEF_H
@@ -73,7 +73,7 @@ struct ts_briefs {
     /* set by Python */
     double patience; /* seconds */
     double sizing_round, sizing_shortest, sizing_longest, sizing_memory; /* of tcp.right_sizing */
-    uint32_t most;       /* flows with a descriptor, for now */
+    uint32_t most; /* flows with a descriptor, for now */
 
     uint32_t count, descriptors, door_count;
     struct ts_brief_past past;
